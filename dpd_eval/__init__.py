@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import dpd_runtime  # noqa: F401 -- first, as it switches telemetry off
 
 if TYPE_CHECKING:
-    from dpd_eval.comparison.config import EvaluateConfig
-    from dpd_eval.comparison.evaluate import evaluate
-    from dpd_eval.comparison.results import ArmResult, Difference, Evaluation, Goal, StudentInfo
-    from dpd_eval.metrics.set_metrics import SetMetrics
-    from dpd_eval.selection.methods import random_subset, select
+    from dpd_eval.evaluation import evaluate
+    from dpd_eval.metrics import SetMetrics
+    from dpd_eval.options import EvaluateConfig
+    from dpd_eval.recipe import Recipe, load_recipe
+    from dpd_eval.results import ArmResult, Difference, Evaluation, Goal, StudentInfo
+    from dpd_eval.selection import random_subset, select
     from dpd_eval.statistics import Interval, RatioVerdict, ratio_verdict
-    from dpd_eval.students.recipe import Recipe, load_recipe
 
 __all__ = [
     "ArmResult",
@@ -34,18 +34,18 @@ __all__ = [
 
 
 _MODULES = (
-    "comparison.config",
-    "comparison.results",
-    "comparison.evaluate",
-    "metrics.set_metrics",
-    "selection.methods",
+    "options",
+    "results",
+    "evaluation",
+    "metrics",
+    "selection",
     "statistics",
-    "students.recipe",
+    "recipe",
 )
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use, so that `dpd_eval.comparison.config` does not load PyTorch."""
+    """Import a public name on first use, so that `dpd_eval.options` does not load PyTorch."""
     if name in __all__:
         for module in _MODULES:
             imported = import_module(f"{__name__}.{module}")

@@ -28,7 +28,7 @@ from PIL import Image
 from result_file import tell
 
 from dpd_eval import evaluate
-from dpd_eval.comparison.config import EvaluateConfig
+from dpd_eval.options import EvaluateConfig
 from dpd_runtime.dataset.state import DATASET_NAME
 from dpd_runtime.errors import DataError
 from dpd_runtime.files import write_atomically

@@ -54,7 +54,7 @@ recipe() { # NAME: quickSTEPS is the quick recipe with so many steps for every a
     local steps=${1#quick} file="$work/$1.toml"
     case $1 in
     quick?*) sed -e "s/^steps = .*/steps = $steps/" -e '/^full_steps/d' -e '1,2d' \
-        "$here/../dpd_eval/students/recipes/quick.toml" >"$file.$$" && mv "$file.$$" "$file" && echo "$file" ;;
+        "$here/../dpd_eval/recipes/quick.toml" >"$file.$$" && mv "$file.$$" "$file" && echo "$file" ;;
     sgd) echo "$here/sgd.toml" ;;
     *) echo "$1" ;;
     esac

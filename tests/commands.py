@@ -31,7 +31,7 @@ LIGHT = (
     "dpd_runtime.classifier.label",
     "dpd_train.images",
 )
-FOR_PYTORCH = ("dpd_train.train", "dpd_eval.audit.audit", "dpd_eval.comparison.evaluate", "dpd_export.bundle")
+FOR_PYTORCH = ("dpd_train.train", "dpd_eval.audit", "dpd_eval.evaluation", "dpd_export.bundle")
 
 
 class Done(subprocess.CompletedProcess[str]):

@@ -8,14 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dpd_eval.comparison.arm_names import HELD_OUT
-from dpd_eval.comparison.repeats import Repeats
-from dpd_eval.comparison.results import ArmResult, Evaluation, StudentInfo
-from dpd_eval.comparison.summary import differences, verdicts
-from dpd_eval.metrics.detail import SetDetail
-from dpd_eval.metrics.set_metrics import SetMetrics
+from dpd_eval.evaluation import differences, verdicts
+from dpd_eval.metrics import SetDetail, SetMetrics
+from dpd_eval.recipe import load_recipe
+from dpd_eval.results import HELD_OUT, ArmResult, Evaluation, Repeats, StudentInfo
 from dpd_eval.statistics import average_accuracy, class_accuracy, cohen_kappa, overall_accuracy
-from dpd_eval.students.recipe import load_recipe
 
 CLASSES = ("AnnualCrop", "Forest", "Highway", "Residential", "River", "SeaLake")
 SKILL = {"set": 0.02, "random": 0.0, "herding": 0.01, "k-center": -0.05, "k-means": 0.03, "full": 0.2}

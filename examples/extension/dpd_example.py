@@ -1,6 +1,6 @@
 """A student and a selection of one's own: `dpd evaluate --students linear:32 --baselines random,brightest`."""
 
-from dpd_eval.selection.method import Method, Seen, highest_first
+from dpd_eval.selection import Method, Seen, highest_first
 
 
 def linear(side: str):

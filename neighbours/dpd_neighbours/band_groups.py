@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from dpd_eval.students.convnet import ConvNet
+from dpd_eval.networks import ConvNet
 from dpd_neighbours.self_distillation import disagreement, softened
 
 LABELS, AGREEMENT = 1.0, 0.5

@@ -15,8 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dpd_eval.students.convnet import ConvNet
-from dpd_eval.students.logits import Logits
+from dpd_eval.networks import ConvNet, Logits
 from dpd_neighbours.self_distillation import disagreement, softened
 
 LEVELS = 1000  # noise levels of a cosine schedule

@@ -13,8 +13,8 @@ from dpd_train.classifiers.encoder import check_encoder
 from dpd_train.images import SceneSet
 
 if TYPE_CHECKING:
-    from dpd_eval.extractors.choice import Build
-    from dpd_eval.extractors.extractor import Extractor
+    from dpd_eval.extractor_choice import Build
+    from dpd_eval.extractors import Extractor
 
 
 def mdfl(base: str) -> "Build":

@@ -14,7 +14,7 @@ from dpd_train.held_out import BY_CONTENT, HeldOut
 from dpd_train.images import PLAIN, Reading, SceneSet
 
 if TYPE_CHECKING:
-    from dpd_eval.extractors.extractor import Extractor
+    from dpd_eval.extractors import Extractor
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from dpd_eval.extractors.extractor import Extractor, short_hash
+from dpd_eval.extractors import Extractor, short_hash
 from dpd_runtime.annotations import Float32, Images, Progress
 from dpd_runtime.sampling.schedule import add_noise
 from dpd_train.bases.base import Base, load_base

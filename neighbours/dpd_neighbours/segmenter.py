@@ -8,8 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dpd_eval.students.augmentation import random_flips, random_shift
-from dpd_eval.students.training import batches
+from dpd_eval.students import batches, random_flips, random_shift
 from dpd_runtime.annotations import Images
 from dpd_train.classifiers.network import learning_rate, set_learning_rate
 from dpd_train.images import to_float

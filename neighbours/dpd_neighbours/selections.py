@@ -1,6 +1,6 @@
 """The selections `tdds` and `foreground`, for the extension point `dpd.selections`. Loads no PyTorch."""
 
-from dpd_eval.selection.method import Look, Method, Seen, highest_first
+from dpd_eval.selection import Look, Method, Seen, highest_first
 
 
 def _scores(look: Look) -> Seen:

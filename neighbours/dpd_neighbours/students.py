@@ -25,7 +25,7 @@ def dsdnet(backbone: str) -> "Callable[..., nn.Module]":
         raise InputError(f"no student 'dsdnet:{backbone}': there are {', '.join(f'dsdnet:{b}' for b in BACKBONES)}")
 
     def build(num_classes: int, in_channels: int = 3) -> "nn.Module":
-        from dpd_eval.students.student import STUDENTS
+        from dpd_eval.students import STUDENTS
         from dpd_neighbours.dsdnet import DsdNet
 
         return DsdNet(STUDENTS[backbone](num_classes, in_channels=in_channels), num_classes, in_channels)

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import torch
 
-from dpd_eval.extractors.extractor import Extractor
-from dpd_eval.extractors.own import in_batches
-from dpd_eval.extractors.untrained import stage_statistics
+from dpd_eval.extractors import Extractor, in_batches, stage_statistics
 from dpd_runtime.annotations import Float32, Images
 from dpd_train.classifiers.encoder import load_encoder
 from dpd_train.classifiers.network import count_parameters

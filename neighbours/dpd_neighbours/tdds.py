@@ -28,8 +28,7 @@ def training_scores(
     """
     import torch
 
-    from dpd_eval.extractors.cache import images_hash, store
-    from dpd_eval.extractors.own import LARGEST_SIDE, small_pixels
+    from dpd_eval.extractors import LARGEST_SIDE, images_hash, small_pixels, store
     from dpd_train.classifiers.tdds import SNAPSHOTS, WINDOW, score_images
     from dpd_train.compute.device import one_thread
 

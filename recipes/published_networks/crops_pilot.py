@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from scene_lists import read_parts
 from torch.nn import functional as F
 
-from dpd_eval.selection.methods import random_subset
+from dpd_eval.selection import random_subset
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_train.bases.base import frozen_decoder, load_base
 from dpd_train.bases.published import open_published

@@ -35,9 +35,8 @@ from scene_lists import read_parts
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-from dpd_eval.selection.methods import random_subset
-from dpd_eval.students.backbone import open_backbone
-from dpd_eval.students.probe import HubBody
+from dpd_eval.backbones import HubBody, open_backbone
+from dpd_eval.selection import random_subset
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_train.bases.base import decode_in_parts, load_base
 from dpd_train.bases.latents import encode

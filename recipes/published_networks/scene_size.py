@@ -24,7 +24,7 @@ from judge_decoders import IPC, SIDE, probe, seen_by
 from PIL import Image
 from result_file import tell
 
-from dpd_eval.selection.methods import random_subset
+from dpd_eval.selection import random_subset
 from dpd_runtime.annotations import Images
 from dpd_train.compute.device import hardware
 from dpd_train.held_out import HeldOut

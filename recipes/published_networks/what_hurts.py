@@ -25,7 +25,7 @@ from result_file import tell
 from scene_lists import read_parts
 from torch.nn import functional as F
 
-from dpd_eval.selection.methods import random_subset
+from dpd_eval.selection import random_subset
 from dpd_train.bases.base import decode_in_parts, load_base
 from dpd_train.bases.latents import encode
 from dpd_train.images import SceneSet

@@ -75,7 +75,7 @@ def test_a_package_imports_what_its_extras_bring(package: str) -> None:
 
 
 def test_the_check_above_can_fail() -> None:
-    assert "dpd_eval/comparison/results.py: torch" not in missing("dpd_eval", ("train", "cpu"))
+    assert "dpd_eval/results.py: torch" not in missing("dpd_eval", ("train", "cpu"))
     assert any(line.endswith(": torch") for line in missing("dpd_eval", ("cpu",)))
     source = "import a\nif TYPE_CHECKING:\n import b\ndef f():\n import c\nfrom d.e import f"
     assert imported_at_once(source) == {"a", "d"}

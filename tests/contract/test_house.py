@@ -62,7 +62,7 @@ def spoil(path: Path, module: str) -> None:
         ("light", "dpd_runtime/sampling/noise.py", "torch"),
         ("runtime", "dpd_runtime/engines/engine.py", "dpd_runtime.bundle.bundle"),
         ("train", "dpd_train/vae/autoencoder.py", "dpd_train.diffusion.denoiser"),
-        ("eval", "dpd_eval/statistics.py", "dpd_eval.students.recipe"),
+        ("eval", "dpd_eval/statistics.py", "dpd_eval.recipe"),
         ("export", "export/dpd_export/packing.py", "dpd_export.compile"),
         ("cli", "cli/dpd_cli/terminal.py", "dpd_cli.main"),
         ("rooms", "dpd_eval/statistics.py", "dpd_neighbours.students"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dpd_eval.audit.artefacts.layout import check_layout
+from dpd_eval.artefacts import check_layout
 from dpd_export.engines import build_engines
 from dpd_runtime.bundle.bundle import Bundle, load_bundle
 from dpd_runtime.bundle.signature import PublicKey

@@ -25,9 +25,9 @@ from transformers import (
     ViTConfig,
 )
 
-from dpd_eval.students.backbone import open_backbone
-from dpd_eval.students.names import NAMES
-from dpd_eval.students.student import at_inference, build_student
+from dpd_eval.backbones import open_backbone
+from dpd_eval.pretrained import NAMES
+from dpd_eval.students import at_inference, build_student
 from dpd_export.graphs import Graph, HalfPrecision, export_graph, graphs_of, halve, store_weights_as_half
 from dpd_export.int8 import quantize
 from dpd_runtime.bundle.graph_check import OPERATORS, OPERATORS_OF, check_graph

@@ -20,10 +20,9 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("torch")
-from dpd_eval.audit.artefacts.layout import check_layout, check_table
-from dpd_eval.audit.artefacts.pictures import find_pictures
-from dpd_eval.report.names import hide_paths
-from dpd_eval.report.report import write_report
+from dpd_eval.artefacts import check_layout, check_table, find_pictures
+from dpd_eval.report import write_report
+from dpd_eval.report_records import hide_paths
 from dpd_export.peak_memory import peak_bytes, reset_peak
 from dpd_runtime.dataset.folder import packed_format
 from dpd_runtime.errors import BundleError, DataError, InputError

@@ -21,8 +21,8 @@ import torch
 import dpd_cli.commands.distill as command
 import dpd_cli.distillation.planned as planned
 import dpd_cli.distillation.stages as stages
-import dpd_eval.comparison.evaluate as evaluation
-import dpd_eval.extractors.own as own
+import dpd_eval.evaluation as evaluation
+import dpd_eval.extractors as own
 from dpd_cli import interrupts
 from dpd_cli.main import main
 from dpd_cli.progress import Update

@@ -11,14 +11,10 @@ pytest.importorskip("torch")
 import torch
 from PIL import Image
 
-from dpd_eval.audit.audit import audit
-from dpd_eval.audit.data import read_data
-from dpd_eval.audit.explain import family_of
-from dpd_eval.audit.outcome import Outcome
-from dpd_eval.audit.overfitted import overfitted_denoiser
-from dpd_eval.audit.record import Audit, check_verdict, write_record
-from dpd_eval.audit.subject import open_subject
-from dpd_eval.report.audits import read_audit
+from dpd_eval.audit import audit, overfitted_denoiser
+from dpd_eval.report_records import read_audit
+from dpd_eval.subject import open_subject, read_data
+from dpd_eval.verdict import Audit, Outcome, check_verdict, family_of, write_record
 from dpd_export import ExportOptions, export_run
 from dpd_runtime.bundle.bundle import load_bundle
 from dpd_runtime.dataset.write import write_set

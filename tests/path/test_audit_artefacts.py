@@ -11,9 +11,8 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save
 
 pytest.importorskip("torch")
-from dpd_eval.audit.artefacts.artefact import Traces
-from dpd_eval.audit.artefacts.scan import artefact_test, scan
-from dpd_eval.audit.data import read_data
+from dpd_eval.artefacts import Traces, artefact_test, scan
+from dpd_eval.subject import read_data
 from dpd_train.drawn_scenes import CLASSES
 from dpd_train.held_out import HeldOut
 from tests.tiny import drawn_scenes

@@ -13,15 +13,12 @@ import rasterio
 from PIL import Image
 from rasterio import Affine
 
-from dpd_eval.audit import student_attack
-from dpd_eval.audit.artefacts.pictures import find_pictures
-from dpd_eval.audit.audit import audit
-from dpd_eval.audit.data import AuditData
-from dpd_eval.audit.set_tests import AuditedImages, near_copies, write_worst_pairs
-from dpd_eval.audit.spaces import structure_space
-from dpd_eval.audit.student_attack import LabelledImages, student_tests
-from dpd_eval.audit.subject import open_subject, reading_of
-from dpd_eval.extractors import own
+from dpd_eval import attacks, extractors
+from dpd_eval.artefacts import find_pictures
+from dpd_eval.attacks import LabelledImages, student_tests
+from dpd_eval.audit import audit
+from dpd_eval.nearness import AuditedImages, near_copies, structure_space, write_worst_pairs
+from dpd_eval.subject import AuditData, open_subject, reading_of
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.errors import InputError
 from dpd_runtime.images.bands import Band
@@ -66,10 +63,10 @@ def labelled(drawn: SceneSet) -> tuple[Images, Int64]:
 
 
 def test_the_attack_by_students_takes_bands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(student_attack, "FEWEST", 10)
-    monkeypatch.setattr(student_attack, "STUDENTS", 1)
-    monkeypatch.setattr(student_attack, "EPOCHS", 2)
-    recipe = replace(student_attack.RECIPE, steps=12, warmup=2, batch=12)
+    monkeypatch.setattr(attacks, "FEWEST", 10)
+    monkeypatch.setattr(attacks, "STUDENTS", 1)
+    monkeypatch.setattr(attacks, "EPOCHS", 2)
+    recipe = replace(attacks.RECIPE, steps=12, warmup=2, batch=12)
     data = with_data(scenes(13, 10), scenes(13, 10, seed=1))
     released = LabelledImages(*labelled(scenes(13, 5, seed=2)))
     tests, controls = student_tests(released, data, lambda done, total: None, recipe=recipe)
@@ -113,9 +110,9 @@ def test_a_place_on_the_map_is_a_trace(count: int, big: str) -> None:
 
 
 def test_a_set_of_bands_is_audited_beside_real_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own, "STEPS", 10)
-    built = own.own_extractor
-    monkeypatch.setattr(own, "own_extractor", lambda *a, **more: built(*a, **more, steps=10))
+    monkeypatch.setattr(extractors, "STEPS", 10)
+    built = extractors.own_extractor
+    monkeypatch.setattr(extractors, "own_extractor", lambda *a, **more: built(*a, **more, steps=10))
     train = write_real(tmp_path / "train", 4, 14, 1)
     bands = [replace(band, low=0.0, high=2550.0) for band in bands_of(4)]
     copied = write_distilled(tmp_path / "copied", bands, 3, 1)  # the noise of the training images, of three a class

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 import torch
 
-from dpd_eval.report.report import write_report
+from dpd_eval.report import write_report
 from dpd_export import ExportOptions, export_run
 from dpd_export.options import check_export
 from dpd_runtime import Output, generate, load_bundle, write_set

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-from dpd_eval.audit.audit import audit
-from dpd_eval.audit.record import Audit, write_record
+from dpd_eval.audit import audit
+from dpd_eval.verdict import Audit, write_record
 from dpd_export import ExportOptions, export_run
 from dpd_export.builder import check_parts
 from dpd_export.options import check_export

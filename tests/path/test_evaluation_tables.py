@@ -9,8 +9,8 @@ pytest.importorskip("torch")
 
 from dpd_cli.commands.evaluate import print_evaluation
 from dpd_eval import ArmResult, Evaluation, SetMetrics, StudentInfo, load_recipe
-from dpd_eval.comparison.repeats import Repeats
-from dpd_eval.comparison.summary import differences, verdicts
+from dpd_eval.evaluation import differences, verdicts
+from dpd_eval.results import Repeats
 
 PAIRS = Repeats(("",))
 

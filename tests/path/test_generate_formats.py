@@ -70,7 +70,7 @@ def test_missing_pyarrow_is_said_before_the_old_set_is_deleted(
 @pytest.mark.skipif(find_spec("torch") is None, reason="a site has no PyTorch and no students")
 @pytest.mark.parametrize("name", ["npz", "webdataset"])
 def test_evaluate_says_that_it_reads_no_packed_set(name: str, tmp_path: Path) -> None:
-    from dpd_eval.comparison.inputs import read_inputs
+    from dpd_eval.inputs import read_inputs
     from dpd_runtime.errors import DataError
 
     write(tmp_path / "set", Output(name))

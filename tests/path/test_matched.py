@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 import torch
 from safetensors.numpy import load_file
 
-from dpd_eval.fitting.checks import suits_backbones
+from dpd_eval.inputs import suits_backbones
 from dpd_export import ExportOptions, export_run
 from dpd_runtime import generate, load_bundle, write_set
 from dpd_runtime.errors import DataError, InputError

@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 pytest.importorskip("jinja2")
 from dpd_cli.distillation.planned import Distillation
 from dpd_cli.distillation.request import Asked, PrivateRequest
-from dpd_eval.report.report import write_report
+from dpd_eval.report import write_report
 from dpd_runtime.files import write_atomically
 from dpd_train.run.planning.plan import full_plan
 from tests.commands import Done, dpd

@@ -15,11 +15,9 @@ pytest.importorskip("torch")
 
 import torch
 
-import dpd_eval.extractors.own as own
+import dpd_eval.extractors as own
 from dpd_cli.main import main
-from dpd_eval.selection.folder import write_folder
-from dpd_eval.selection.methods import random_subset, select
-from dpd_eval.selection.real_set import select_set
+from dpd_eval.selection import random_subset, select, select_set, write_folder
 from dpd_runtime.errors import OutputFolderError
 from dpd_train.held_out import HeldOut
 from dpd_train.images import read_scenes
@@ -210,7 +208,7 @@ def test_features_of_a_model_on_this_machine(
 ) -> None:
     from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
-    from dpd_eval.extractors.choice import build_extractor
+    from dpd_eval.extractor_choice import build_extractor
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     torch.manual_seed(0)

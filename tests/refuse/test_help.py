@@ -15,7 +15,7 @@ from dpd_cli.commands.pretrain import TRAININGS
 from dpd_cli.commands.pretrain_features import FIELDS
 from dpd_cli.help import PANELS
 from dpd_cli.main import app, main
-from dpd_eval.comparison.config import EvaluateConfig
+from dpd_eval.options import EvaluateConfig
 from dpd_train.config import PRESETS, TrainConfig
 from dpd_train.options import choices
 
@@ -99,8 +99,8 @@ def listed(found: Any) -> set[str]:
 
 def accepted() -> Iterable[tuple[str, str, Iterable[str]]]:
     """Command, option, and what the code behind it accepts."""
-    from dpd_eval.selection.methods import METHODS
-    from dpd_eval.students.student import STUDENTS
+    from dpd_eval.selection import METHODS
+    from dpd_eval.students import STUDENTS
     from dpd_export.builder import FLAVOURS, PARTS
     from dpd_export.options import PRECISIONS
     from dpd_neighbours.students import BACKBONES

@@ -15,8 +15,7 @@ from dpd_train.config import check_device  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
-    from dpd_eval.audit.outcome import Outcome
-    from dpd_eval.audit.record import Audit
+    from dpd_eval.verdict import Audit, Outcome
 
 Subject = Annotated[Path, typer.Argument(metavar="SUBJECT", help="A bundle, a run directory or a distilled set.")]
 Train = Annotated[Path, under("Data", "Real images of the training, without the validation part.")]
@@ -87,12 +86,12 @@ def audit_command(
     reading = options.reading
     require_torch("cpu", *extras_of(reading, train, holdout))
     check_cache(cache_folder("audit"))
-    from dpd_eval.audit.kind import check_further, check_inputs
+    from dpd_eval.subject import check_further, check_inputs
 
     check_inputs(subject, train, holdout, run=run, held_out=options, images=images, seed=seed)
     check_further(extractor)
-    from dpd_eval.audit.audit import audit  # loads PyTorch
-    from dpd_eval.audit.record import check_verdict, write_record
+    from dpd_eval.audit import audit  # loads PyTorch
+    from dpd_eval.verdict import check_verdict, write_record
 
     with stage_progress() as stage:
         result = audit(
@@ -144,7 +143,7 @@ def _print(result: "Audit") -> None:
     """What was found, the verdict with its reasons, and then the details."""
     from rich.console import Console
 
-    from dpd_eval.audit.explain import LEGEND, numbered_notes
+    from dpd_eval.verdict import LEGEND, numbered_notes
 
     console = Console()
 

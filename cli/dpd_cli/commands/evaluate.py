@@ -9,14 +9,14 @@ import typer
 from dpd_cli.options import Device, Json, Values, extras_of, given_values, options_of, require_torch, under
 from dpd_cli.progress import Update, stage_progress
 from dpd_cli.terminal import print_json, print_table, table
-from dpd_eval.comparison.config import EvaluateConfig  # noqa: TID253 -- loads no PyTorch
+from dpd_eval.options import EvaluateConfig  # noqa: TID253 -- loads no PyTorch
 from dpd_runtime.files import cache_folder, check_cache, check_file_place, write_atomically
 from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dpd_eval.comparison.results import ArmResult, Evaluation
+    from dpd_eval.results import ArmResult, Evaluation
 
 Sets = Annotated[
     list[Path],
@@ -63,7 +63,7 @@ def evaluate_command(
     config = EvaluateConfig(**given_values(given, EvaluateConfig))
     place = "val" if test == "val" else Path(test)
     require_torch(*extras_of(config.reading, train, None if place == "val" else Path(test)))
-    from dpd_eval.comparison.checks import check_evaluation
+    from dpd_eval.inputs import check_evaluation
     from dpd_train.config import check_device
 
     check_evaluation(sets, config, train, place)  # type: ignore[arg-type]
@@ -125,7 +125,7 @@ def _std(arm: "ArmResult") -> str:
 
 def _shown(student: str) -> str:
     """A student's name, of a folder the last part alone: tables are narrow."""
-    from dpd_eval.students.pretrained import without_folder
+    from dpd_eval.pretrained import without_folder
 
     return without_folder(student)
 

@@ -11,7 +11,7 @@ import typer
 from dpd_cli.options import Device, Json, Threads, Values, extras_of, given_values, options_of, require_torch, under
 from dpd_cli.progress import progress_bar
 from dpd_cli.terminal import print_json
-from dpd_eval.fitting.config import FitConfig  # noqa: TID253 -- loads no PyTorch
+from dpd_eval.options import FitConfig  # noqa: TID253 -- loads no PyTorch
 from dpd_runtime.command_line import shown
 from dpd_runtime.text import counted
 from dpd_train.config import check_device  # noqa: TID253 -- loads no PyTorch
@@ -56,12 +56,12 @@ def fit_command(
     check_device(device)
     check_place(out, overwrite)
     require_torch("export", "cpu", *extras_of(config.reading, own))
-    from dpd_eval.fitting.checks import check_fit, suits_backbones
+    from dpd_eval.inputs import check_fit, suits_backbones
 
     check_fit(distilled, config, own)
     import torch
 
-    from dpd_eval.fitting.fit import fit
+    from dpd_eval.fit import fit
     from dpd_export.classifier import save_classifier
 
     if config.backbone is not None and not suits_backbones(distilled):

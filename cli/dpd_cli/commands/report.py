@@ -34,7 +34,7 @@ def report_command(
     """
     require_torch("eval")
     from dpd_cli.distillation.finished import finished_of, is_distillation
-    from dpd_eval.report.report import write_report
+    from dpd_eval.report import write_report
     from dpd_runtime.bundle.keys import read_public_key
 
     trusted = tuple(read_public_key(file) for file in trusted_key) if trusted_key else None

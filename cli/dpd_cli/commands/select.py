@@ -20,12 +20,12 @@ from dpd_cli.options import (
 )
 from dpd_cli.progress import stage_progress
 from dpd_cli.terminal import print_json
-from dpd_eval.comparison.config import BASELINES  # noqa: TID253 -- loads no PyTorch
+from dpd_eval.options import BASELINES  # noqa: TID253 -- loads no PyTorch
 from dpd_runtime.text import counted
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
-    from dpd_eval.selection.real_set import RealSet
+    from dpd_eval.selection import RealSet
 
 Data = Annotated[
     Path,
@@ -84,7 +84,7 @@ def select_command(
     """
     options = ImageOptions(**given_values(given, ImageOptions))
     require_torch(*extras_of(options.reading, data))
-    from dpd_eval.selection.real_set import select_set
+    from dpd_eval.selection import select_set
 
     started = time.monotonic()
     with stage_progress() as progress:

@@ -280,7 +280,7 @@ def scene_remarks(found: "Counted") -> list[str]:
 
 def audit_remarks(held: "Counted") -> list[str]:
     """A line if the audit has few scenes that the bundle was not made from."""
-    from dpd_eval.audit.outcome import FEWEST_IMAGES
+    from dpd_eval.verdict import FEWEST_IMAGES
 
     if sum(held.scenes.values()) >= FEWEST_IMAGES:
         return []

@@ -12,7 +12,7 @@ from dpd_cli.progress import Update
 from dpd_runtime.files import size_of, write_atomically
 
 if TYPE_CHECKING:
-    from dpd_eval.students.recipe import Recipe
+    from dpd_eval.recipe import Recipe
 
 Stage = Callable[[str], Update]
 COUNTED_FOR = {
@@ -95,7 +95,7 @@ def _export(made: Distillation, stage: Stage, tell: Tell) -> None:
 
 def _look(made: Distillation, stage: Stage, tell: Tell) -> None:
     """Write a report of what is not audited."""
-    from dpd_eval.report.report import write_report
+    from dpd_eval.report import write_report
 
     if not made.out.exists():
         made.unaudited.replace(made.out)
@@ -108,7 +108,7 @@ def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
     if place.exists():
         return
     from dpd_eval import evaluate
-    from dpd_eval.comparison.config import EvaluateConfig
+    from dpd_eval.options import EvaluateConfig
     from dpd_runtime import generate, load_bundle, write_set
 
     bundle, images = load_bundle(made.unaudited), made.folder / "set"
@@ -137,7 +137,7 @@ def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
 
 def _recipe(made: Distillation) -> "Recipe":
     """How students are trained. In a first look all arms take as many steps, where that suffices for all images."""
-    from dpd_eval.students.recipe import load_recipe
+    from dpd_eval.recipe import load_recipe
     from dpd_train.run.planning.plan import SEEN_OFTEN
 
     recipe = load_recipe("quick")
@@ -146,9 +146,9 @@ def _recipe(made: Distillation) -> "Recipe":
 
 def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
     """Audit the bundle against images that it was not made from, and write the report."""
-    from dpd_eval.audit.audit import audit
-    from dpd_eval.audit.record import write_record
-    from dpd_eval.report.report import write_report
+    from dpd_eval.audit import audit
+    from dpd_eval.report import write_report
+    from dpd_eval.verdict import write_record
     from dpd_train.run.planning.plan import AUDIT_IMAGES
 
     place = made.folder / "audit.json"
@@ -208,6 +208,6 @@ def failed_audit(result: dict[str, Any]) -> None:
     """
     if result["verdict"] == "unaudited":
         return
-    from dpd_eval.audit.record import check_verdict, read_audit
+    from dpd_eval.verdict import check_verdict, read_audit
 
     check_verdict(read_audit(Path(result["run"]) / "audit.json"))

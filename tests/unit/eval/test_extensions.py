@@ -8,21 +8,20 @@ from pathlib import Path
 import pytest
 
 from dpd_eval.extensions import extension_names, extension_version, load_extension
-from dpd_eval.students.names import check_student
+from dpd_eval.pretrained import check_student
 from dpd_runtime.errors import InputError
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "extension"
 USED = """
 import numpy as np, torch
-from dpd_eval.selection.methods import select
-from dpd_eval.students.student import build_student, student_identity
+from dpd_eval.selection import select
+from dpd_eval.students import build_student, student_identity
 from dpd_train.images import SceneSet
 model = build_student("linear:4", 3, 0)
 print(tuple(model(torch.zeros(2, 3, 64, 64)).shape), sum(p.numel() for p in model.parameters()))
 again = build_student("linear:4", 3, 0)
 print(torch.equal(model[2].weight, again[2].weight), student_identity("linear:4").split()[-2:])
-from dpd_eval.selection.method import Look
-from dpd_eval.selection.methods import find_method
+from dpd_eval.selection import Look, find_method
 images = np.arange(6, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
 scenes = SceneSet(("a", "b"), images, np.array([0, 0, 0, 1, 1, 1]), (), ())
 look = Look(None, scenes, None, None, None, None, None, None)

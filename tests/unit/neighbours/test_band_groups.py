@@ -6,10 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from dpd_cli.options import split_names
-from dpd_eval.comparison.arms import describe_student
-from dpd_eval.students.recipe import Recipe
-from dpd_eval.students.student import build_student
-from dpd_eval.students.training import predict, train_student
+from dpd_eval.arms import describe_student
+from dpd_eval.recipe import Recipe
+from dpd_eval.students import build_student, predict, train_student
 from dpd_neighbours.band_groups import BandGroups
 from dpd_runtime.errors import InputError
 from tests.unit.eval.students import test_students as students

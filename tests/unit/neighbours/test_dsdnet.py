@@ -6,11 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dpd_eval.comparison.arms import describe_student
-from dpd_eval.students.convnet import ConvNet
-from dpd_eval.students.recipe import Recipe
-from dpd_eval.students.student import build_student, count_multiply_adds
-from dpd_eval.students.training import train_student
+from dpd_eval.arms import describe_student
+from dpd_eval.networks import ConvNet
+from dpd_eval.recipe import Recipe
+from dpd_eval.students import build_student, count_multiply_adds, train_student
 from dpd_neighbours.dsdnet import LEVELS, DsdNet, signal
 from tests.unit.eval.students import test_students as students
 

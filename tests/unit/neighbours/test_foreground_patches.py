@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpd_eval.comparison.config import EvaluateConfig
-from dpd_eval.comparison.evaluate import evaluate
-from dpd_eval.extractors.own import own_extractor
-from dpd_eval.selection.real_set import select_set
-from dpd_eval.students.recipe import Recipe
+from dpd_eval.evaluation import evaluate
+from dpd_eval.extractors import own_extractor
+from dpd_eval.options import EvaluateConfig
+from dpd_eval.recipe import Recipe
+from dpd_eval.selection import select_set
 from dpd_runtime.errors import InputError
 from dpd_runtime.images.folders import DECISIONS_NAME
 from dpd_train.images import read_scenes
@@ -30,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     """`own` after 30 steps instead of 1200."""
-    for module in ("dpd_eval.comparison.evaluate", "dpd_eval.selection.real_set"):
+    for module in ("dpd_eval.evaluation", "dpd_eval.selection"):
         monkeypatch.setattr(
             import_module(module),
             "build_extractor",

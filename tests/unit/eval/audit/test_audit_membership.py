@@ -10,21 +10,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from dpd_eval.audit import comparable, replication
-from dpd_eval.audit.denoiser_scores import Query, denoiser_scores, pia_score, secmi_score
-from dpd_eval.audit.membership import (
+from dpd_eval import nearness
+from dpd_eval.attacks import (
     AUC_FAIL,
     AUC_HARMLESS,
     FALSE_POSITIVES,
     TPR_FAIL,
+    Query,
     Scores,
     area_under_curve,
+    classifier_scores,
+    denoiser_scores,
     membership_tests,
+    pia_score,
+    prototype_score,
+    reconstruction_score,
+    secmi_score,
     true_positive_rate,
 )
-from dpd_eval.audit.nearer import MARGIN
-from dpd_eval.audit.network_scores import classifier_scores, prototype_score, reconstruction_score
-from dpd_eval.audit.outcome import FEWEST_IMAGES
+from dpd_eval.nearness import MARGIN
+from dpd_eval.verdict import FEWEST_IMAGES
 from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
 from dpd_train.images.structure import NEAR
 
@@ -73,12 +78,14 @@ def test_the_limits_are_those_of_the_page() -> None:
     assert f"An AUC passes below {AUC_HARMLESS} and fails above {AUC_FAIL:.2f}" in page
     assert f"| AUC {AUC_HARMLESS} and {AUC_FAIL:.2f}; TPR at " in page
     assert f"; TPR at {100 * FALSE_POSITIVES:.0f} % FPR {100 * TPR_FAIL:.0f} % |" in page
-    assert f"minus H2's share | {100 * replication.LIMIT:.0f} points |" in page
+    assert f"minus H2's share | {100 * nearness.LIMIT:.0f} points |" in page
     assert f"| {100 * MARGIN:.0f} points above the share that H2 has itself |" in page
     assert f"with a structure cosine above {NEAR} to an image of T" in page
-    assert f"if its AUC is above {comparable.LIMIT} and above what {comparable.PERMUTATIONS:,} permutations" in page
-    assert comparable.CHANCE == 1 / 1000, "once in a thousand"
-    assert f"fewer than {100 * comparable.LEAST_SHARE:.0f} % are nearer to T than to H1" in page
+    assert (
+        f"if its AUC is above {nearness.MEMBERSHIP_LIMIT} and above what {nearness.PERMUTATIONS:,} permutations" in page
+    )
+    assert nearness.CHANCE == 1 / 1000, "once in a thousand"
+    assert f"fewer than {100 * nearness.LEAST_SHARE:.0f} % are nearer to T than to H1" in page
     assert f"with fewer than {FEWEST_IMAGES} tested images" in page
 
 

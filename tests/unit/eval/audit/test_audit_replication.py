@@ -7,11 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpd_eval.audit.bootstrap import widened
-from dpd_eval.audit.membership import Scores, membership_tests
-from dpd_eval.audit.nearer import holds_one, nearer_share, nearer_test, own_share
-from dpd_eval.audit.outcome import Outcome, control, decide, not_run, overall, power
-from dpd_eval.audit.replication import exceedance, expected_exceedance, replication_test
+from dpd_eval.attacks import Scores, membership_tests, widened
+from dpd_eval.nearness import (
+    exceedance,
+    expected_exceedance,
+    holds_one,
+    nearer_share,
+    nearer_test,
+    own_share,
+    replication_test,
+)
+from dpd_eval.verdict import Outcome, control, decide, not_run, overall, power
 from dpd_runtime.annotations import Float32
 from dpd_train.images.structure import closeness, similarities, unit
 from dpd_train.prototypes.too_near import Nearest, thresholds

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpd_eval.audit.spaces import structure_space
+from dpd_eval.nearness import structure_space
 from dpd_runtime.annotations import Images
 from dpd_train.images.structure import closeness, similarities
 

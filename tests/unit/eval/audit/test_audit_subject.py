@@ -1,6 +1,6 @@
 """Which images of a bundle an audit generates and tests."""
 
-from dpd_eval.audit.model import blocks_of_each_way
+from dpd_eval.audited_model import blocks_of_each_way
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
 
 

@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from dpd_eval.audit.audit import RESTING, audit
-from dpd_eval.audit.comparable import LIMIT, comparable_test, two_samples
-from dpd_eval.audit.data import AuditData, _halves
-from dpd_eval.audit.explain import LEGEND, reasons
-from dpd_eval.audit.record import Audit
-from dpd_eval.audit.set_tests import AuditedImages, near_copies
-from dpd_eval.extractors.untrained import untrained_extractor
+from dpd_eval.audit import RESTING, audit
+from dpd_eval.extractors import untrained_extractor
+from dpd_eval.nearness import MEMBERSHIP_LIMIT, AuditedImages, comparable_test, near_copies, two_samples
+from dpd_eval.subject import AuditData, _halves
+from dpd_eval.verdict import LEGEND, Audit, reasons
 from dpd_runtime.annotations import Images
 from dpd_runtime.errors import DataError
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
@@ -72,7 +70,7 @@ def test_another_scale_or_other_colours_are_not(change: Callable[[Images], Image
     outcome, comparable = comparable_test(data, untrained_extractor(data.train))
     assert not comparable
     assert outcome.value is not None
-    assert outcome.value > LIMIT
+    assert outcome.value > MEMBERSHIP_LIMIT
     assert "H shows other images than T" in outcome.note
 
 

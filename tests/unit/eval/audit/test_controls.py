@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from dpd_eval.audit.controls import AVERAGED, AVERAGED_CODES, averaged_codes_control
-from dpd_eval.audit.data import AuditData
-from dpd_eval.audit.outcome import Outcome
+from dpd_eval.audit import AVERAGED, AVERAGED_CODES, averaged_codes_control
+from dpd_eval.subject import AuditData
+from dpd_eval.verdict import Outcome
 from dpd_train.images import SceneSet
 
 CLASSES, EACH = ("Field", "Wood"), 40

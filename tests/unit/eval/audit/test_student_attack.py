@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from dpd_eval.audit import student_attack
-from dpd_eval.audit.data import AuditData
-from dpd_eval.audit.outcome import decide
-from dpd_eval.audit.student_attack import RECIPE, LabelledImages, log_odds, student_tests, students_of
-from dpd_eval.students.recipe import Recipe
+from dpd_eval import attacks
+from dpd_eval.attacks import RECIPE, LabelledImages, log_odds, student_tests, students_of
+from dpd_eval.recipe import Recipe
+from dpd_eval.subject import AuditData
+from dpd_eval.verdict import decide
 from dpd_runtime.annotations import Images
 from dpd_train.images import SceneSet
 
@@ -51,7 +51,7 @@ def trained_once() -> Iterator[None]:
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(student_attack, "students_of", students)
+        patch.setattr(attacks, "students_of", students)
         yield
 
 
@@ -79,11 +79,11 @@ def test_a_pass_that_copies_would_have_too_is_none() -> None:
     passed, copies, seen = (decide("x", value, (value - 0.02, value + 0.02), 0.6, harmless=0.55)
                             for value in (0.5, 0.52, 0.7))  # fmt: skip
     assert (passed.verdict, copies.verdict, seen.verdict) == ("PASS", "PASS", "FAIL")
-    found = student_attack._with_power(passed, copies)
+    found = attacks._with_power(passed, copies)
     assert (found.verdict, found.value) == ("WARN", 0.5)
     assert "0.520 if the set were copies of T, so it cannot FAIL" in found.note
-    assert student_attack._with_power(passed, seen).verdict == "PASS"
-    assert student_attack._with_power(seen, copies).verdict == "FAIL"
+    assert attacks._with_power(passed, seen).verdict == "PASS"
+    assert attacks._with_power(seen, copies).verdict == "FAIL"
 
 
 def test_a_small_hold_out_is_not_run_and_so_lowers_the_verdict() -> None:

@@ -6,11 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from dpd_eval.audit.explain import LEGEND, numbered_notes, summary
-from dpd_eval.audit.membership import AUC_HARMLESS, Scores, membership_tests
-from dpd_eval.audit.nearer import nearer_test
-from dpd_eval.audit.outcome import FewHeld, Outcome, control, decide, not_run
-from dpd_eval.audit.replication import replication_test
+from dpd_eval.attacks import AUC_HARMLESS, Scores, membership_tests
+from dpd_eval.nearness import nearer_test, replication_test
+from dpd_eval.verdict import LEGEND, FewHeld, Outcome, control, decide, not_run, numbered_notes, summary
 from dpd_train.prototypes.too_near import Nearest
 
 PASSED = Outcome("artefact scan", 0.0, None, 0.0, "PASS")

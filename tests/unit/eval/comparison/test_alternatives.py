@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpd_eval.comparison.alternatives import QUALITY, alternatives
-from dpd_eval.comparison.arm_names import is_alternative, jpeg_megabytes, jpegs_arm
-from dpd_eval.comparison.config import EvaluateConfig
-from dpd_eval.extractors.extractor import Extractor
+from dpd_eval.arms import QUALITY, alternatives
+from dpd_eval.extractors import Extractor
+from dpd_eval.options import EvaluateConfig
+from dpd_eval.results import is_alternative, jpeg_megabytes, jpegs_arm
 from dpd_runtime.annotations import Float32, Images
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.images import SceneSet

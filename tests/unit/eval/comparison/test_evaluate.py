@@ -12,16 +12,15 @@ import torch
 from PIL import Image
 
 from dpd_eval import EvaluateConfig, Evaluation, Recipe, StudentInfo, ratio_verdict
+from dpd_eval import arms as plan
 from dpd_eval import evaluate as compare
-from dpd_eval.comparison import plan
-from dpd_eval.comparison.arms import plan_trainings
-from dpd_eval.comparison.inputs import read_inputs
-from dpd_eval.comparison.repeats import ONE_BUNDLE
-from dpd_eval.extractors.extractor import Extractor
-from dpd_eval.extractors.own import own_extractor
-from dpd_eval.selection.method import Seen
+from dpd_eval.arms import plan_trainings
+from dpd_eval.extractors import Extractor, own_extractor
+from dpd_eval.inputs import read_inputs
+from dpd_eval.results import ONE_BUNDLE
+from dpd_eval.selection import Seen
 from dpd_eval.statistics import class_accuracy, overall_accuracy, t_interval
-from dpd_eval.students.cache import load_result
+from dpd_eval.students import load_result
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.compute.device import has_bfloat16
 from dpd_train.held_out import HeldOut
@@ -87,7 +86,7 @@ def use_quick_extractor(monkeypatch: pytest.MonkeyPatch) -> None:
         assert name == "own"
         return own_extractor(train, cache, progress, steps=30)
 
-    monkeypatch.setattr(import_module("dpd_eval.comparison.evaluate"), "build_extractor", build)
+    monkeypatch.setattr(import_module("dpd_eval.evaluation"), "build_extractor", build)
 
 
 def test_separable_set_does_well_and_shuffled_labels_do_not(folders, tmp_path):

@@ -10,15 +10,12 @@ import pytest
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification
 
-from dpd_eval import EvaluateConfig, Evaluation, Recipe
+from dpd_eval import EvaluateConfig, Evaluation, Recipe, evaluation
 from dpd_eval import evaluate as compare
-from dpd_eval.comparison import evaluate as evaluation
-from dpd_eval.comparison.checks import check_sight
-from dpd_eval.comparison.inputs import EvaluationInputs, read_inputs
-from dpd_eval.report.evaluate_commands import evaluate_commands
-from dpd_eval.report.evaluations import read_evaluation
-from dpd_eval.selection.method import check_look
-from dpd_eval.selection.methods import find_method
+from dpd_eval.inputs import EvaluationInputs, check_sight, read_inputs
+from dpd_eval.report_provenance import evaluate_commands
+from dpd_eval.report_records import read_evaluation
+from dpd_eval.selection import check_look, find_method
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.held_out import HeldOut
 from dpd_train.images import read_scenes
@@ -88,10 +85,10 @@ def test_students_of_a_set_tell_classes_that_one_band_shows(
 def test_soft_labels_and_named_images_have_bands_too(
     folders: dict[int, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dpd_eval.extractors import own
+    from dpd_eval import extractors
 
-    built = own.own_extractor
-    monkeypatch.setattr(own, "own_extractor", lambda *a, **more: built(*a, **more, steps=40))
+    built = extractors.own_extractor
+    monkeypatch.setattr(extractors, "own_extractor", lambda *a, **more: built(*a, **more, steps=40))
     real, distilled = folders[2]
     for chosen, arms in (({"labels": True}, {"labels"}), ({"soft_labels": True}, set())):
         found = evaluate([distilled], real, tmp_path, metrics=False, pairs=1, **chosen)

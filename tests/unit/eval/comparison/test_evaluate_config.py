@@ -4,8 +4,8 @@ from dataclasses import fields
 
 import pytest
 
-from dpd_eval.comparison.config import BASELINES, EvaluateConfig
-from dpd_eval.selection.methods import METHODS
+from dpd_eval.options import BASELINES, EvaluateConfig
+from dpd_eval.selection import METHODS
 from dpd_runtime.errors import InputError
 
 
@@ -25,6 +25,6 @@ def test_every_field_has_a_sentence_of_help_and_a_panel():
 
 
 def test_the_config_is_imported_without_torch():
-    code = "import sys, dpd_eval.comparison.config; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    code = "import sys, dpd_eval.options; print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save
 
-from dpd_eval.comparison.repeats import Repeats, repeats_of
-from dpd_eval.comparison.summary import differences
+from dpd_eval.evaluation import differences
+from dpd_eval.results import Repeats, repeats_of
 from tests.drawn_results import CLASSES, arm
 
 PROBE = "probe:swimdiff:encoder"

@@ -1,10 +1,8 @@
 import numpy as np
 import pytest
 
-from dpd_eval.comparison.plan import Training
-from dpd_eval.comparison.soft_labels import label_softly, soft_labels
-from dpd_eval.extractors.extractor import Extractor
-from dpd_eval.extractors.own import own_extractor
+from dpd_eval.arms import Training, label_softly, soft_labels
+from dpd_eval.extractors import Extractor, own_extractor
 from dpd_runtime.errors import InputError
 from dpd_train.images import SceneSet
 

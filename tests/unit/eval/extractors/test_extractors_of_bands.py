@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpd_eval.extractors import choice
-from dpd_eval.extractors.choice import build_extractor, check_extractor_bands
-from dpd_eval.extractors.own import own_extractor, small_pixels
-from dpd_eval.metrics.set_metrics import set_metrics
+from dpd_eval import extractor_choice
+from dpd_eval.extractor_choice import build_extractor, check_extractor_bands
+from dpd_eval.extractors import own_extractor, small_pixels
+from dpd_eval.metrics import set_metrics
 from dpd_runtime.errors import InputError
 from tests.banded import CLASSES, COUNTS, scenes
 
@@ -68,7 +68,7 @@ def test_larger_images_are_reduced_band_by_band() -> None:
 
 @pytest.mark.parametrize("name", ["hf:microsoft/resnet-18", "mdfl", "swimdiff:folder"])
 def test_extractors_of_rgb_say_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "_builder", lambda *_: pytest.fail("it was built"))
+    monkeypatch.setattr(extractor_choice, "_builder", lambda *_: pytest.fail("it was built"))
     with pytest.raises(InputError, match=rf"--extractor {name}: sees images of 3 bands, these have 4; give own, untr"):
         build_extractor(name, scenes(4, 2))
     check_extractor_bands(name, scenes(3, 2))

@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel
 
-from dpd_eval.extractors.choice import build_extractor
-from dpd_eval.extractors.extractor import Extractor
-from dpd_eval.extractors.own import _last_tenth, own_extractor
+from dpd_eval.extractor_choice import build_extractor
+from dpd_eval.extractors import Extractor, _last_tenth, own_extractor
 from dpd_runtime.errors import DataError, DiskError, InputError
 from dpd_train.images import SceneSet
 

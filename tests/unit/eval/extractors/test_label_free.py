@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dpd_eval.audit.spaces import further_space
-from dpd_eval.extractors.choice import build_extractor, check_name
-from dpd_eval.report.commands import extractor_of
-from dpd_eval.selection.methods import select
+from dpd_eval.extractor_choice import build_extractor, check_name
+from dpd_eval.nearness import further_space
+from dpd_eval.report_provenance import extractor_of
+from dpd_eval.selection import select
 from dpd_neighbours.mdfl import (
     QUANTILES,
     RINGS,

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dpd_eval.extractors.choice import build_extractor
-from dpd_eval.extractors.extractor import Extractor
-from dpd_eval.metrics.kid import kernel_distance
-from dpd_eval.metrics.prdc import neighbour_shares
+from dpd_eval.extractor_choice import build_extractor
+from dpd_eval.extractors import Extractor
+from dpd_eval.metrics import kernel_distance, neighbour_shares
 from dpd_runtime.annotations import Images
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
 from dpd_train.images import SceneSet

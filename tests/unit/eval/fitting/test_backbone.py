@@ -12,8 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from dpd_eval.students.backbone import Backbone, open_backbone
-from dpd_eval.students.logistic import features_of
+from dpd_eval.backbones import Backbone, features_of, open_backbone
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.errors import InputError
 from dpd_train.bases.published import Colours

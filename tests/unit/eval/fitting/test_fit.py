@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from scipy.stats import binomtest
 
-from dpd_eval.fitting.checks import check_fit
-from dpd_eval.fitting.config import FitConfig
-from dpd_eval.fitting.fit import fit, held_out_of_set
-from dpd_eval.set_file import prototypes_of
-from dpd_eval.students.recipe import load_recipe
-from dpd_eval.students.training import predict, train_student
+from dpd_eval.fit import fit, held_out_of_set
+from dpd_eval.inputs import check_fit
+from dpd_eval.options import FitConfig
+from dpd_eval.recipe import load_recipe
+from dpd_eval.records import prototypes_of
+from dpd_eval.students import predict, train_student
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.held_out import HeldOut
 from dpd_train.images import read_scenes

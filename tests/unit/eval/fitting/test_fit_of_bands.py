@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from dpd_eval.fitting.checks import check_fit
-from dpd_eval.fitting.config import FitConfig
-from dpd_eval.selection.real_set import select_set
+from dpd_eval.inputs import check_fit
+from dpd_eval.options import FitConfig
+from dpd_eval.selection import select_set
 from dpd_runtime.errors import InputError
 from dpd_train.images import parse_reading
 from tests.banded import bands_of, write_distilled, write_real

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from dpd_eval.metrics.detail import LUMA, high_pass, octave_power, set_detail
+from dpd_eval.metrics import LUMA, high_pass, octave_power, set_detail
 
 SIDE = 64
 ONE = ("only",)

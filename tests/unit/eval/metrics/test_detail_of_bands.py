@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dpd_eval.metrics.detail import grey, set_detail
+from dpd_eval.metrics import grey, set_detail
 from tests.banded import CLASSES, COUNTS, scenes
 
 

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, recall_score
 from sklearn.metrics.pairwise import cosine_similarity
 
-from dpd_eval.extractors.extractor import Extractor
-from dpd_eval.metrics.cosine import intra_class_diversity, mean_max_cosine
-from dpd_eval.metrics.set_metrics import SetMetrics, class_agreement, set_metrics
+from dpd_eval.extractors import Extractor
+from dpd_eval.metrics import SetMetrics, class_agreement, intra_class_diversity, mean_max_cosine, set_metrics
 from dpd_runtime.errors import InputError
 from dpd_train.images import read_scenes
 from tests.tiny import drawn_scenes

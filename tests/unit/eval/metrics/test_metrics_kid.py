@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics.pairwise import polynomial_kernel
 
-from dpd_eval.metrics.kid import cubic_kernel, kernel_distance, squared_mmd
+from dpd_eval.metrics import cubic_kernel, kernel_distance, squared_mmd
 from dpd_runtime.errors import InputError
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from dpd_eval.metrics import prdc as module
-from dpd_eval.metrics.prdc import Prdc, neighbour_shares, squared_radii
+from dpd_eval import metrics as module
+from dpd_eval.metrics import Prdc, neighbour_shares, squared_radii
 from dpd_runtime.errors import InputError
 
 

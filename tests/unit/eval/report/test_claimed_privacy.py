@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dpd_eval.report.report import write_report
+from dpd_eval.report import write_report
 from tests.drawn import codes_only
 from tests.hostile.test_privacy_claim import claiming
 

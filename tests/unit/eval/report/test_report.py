@@ -15,18 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dpd_eval.comparison.repeats import Repeats
-from dpd_eval.comparison.results import Evaluation
-from dpd_eval.comparison.summary import differences, verdicts
-from dpd_eval.report.audits import read_audit
-from dpd_eval.report.charts import nice_ticks, style
-from dpd_eval.report.commands import sampler_options
-from dpd_eval.report.evaluations import read_evaluation
-from dpd_eval.report.inputs import Inputs
-from dpd_eval.report.names import hide_paths, short_names
-from dpd_eval.report.release import Release, release
-from dpd_eval.report.report import write_report
-from dpd_eval.report.verdicts import headline, outcome, verdict
+from dpd_eval.evaluation import differences, verdicts
+from dpd_eval.report import Release, release, write_report
+from dpd_eval.report_charts import nice_ticks, style
+from dpd_eval.report_inputs import Inputs
+from dpd_eval.report_provenance import sampler_options
+from dpd_eval.report_records import hide_paths, read_audit, read_evaluation, short_names
+from dpd_eval.report_tables import headline, outcome, verdict
+from dpd_eval.results import Evaluation, Repeats
 from dpd_eval.statistics import Interval
 from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
 from dpd_runtime.checks.bench import bench
@@ -816,6 +812,6 @@ def test_the_command_prints_one_object(tmp_path: Path, process_environment: dict
 
 
 def test_the_templates_are_in_the_package() -> None:
-    names = {entry.name for entry in (resources.files("dpd_eval.report") / "templates").iterdir()}
+    names = {entry.name for entry in (resources.files("dpd_eval") / "templates").iterdir()}
     assert {"page.html", "style.html", "verdict.html"} <= names
     assert all(name.endswith(".html") for name in names)  # what package-data lists

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dpd_eval.report.report import write_report
+from dpd_eval.report import write_report
 from tests.drawn_results import audit, evaluation, soft, write_json, write_set
 from tests.unit.eval.chromium import Chromium, find_chromium
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpd_eval.bands import described, shown
-from dpd_eval.report.commands import generate_command
-from dpd_eval.report.report import write_report
-from dpd_eval.report.sets import read_set
+from dpd_eval.records import described, shown
+from dpd_eval.report import write_report
+from dpd_eval.report_inputs import read_set
+from dpd_eval.report_provenance import generate_command
 from dpd_runtime.errors import DataError
 from dpd_runtime.images.bands import SENTINEL2, Band
 from tests.banded import CLASSES, bands_of, scenes, write_distilled

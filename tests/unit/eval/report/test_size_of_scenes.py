@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dpd_eval.report.models import read_run
-from dpd_eval.report.record_tables import run_tables
+from dpd_eval.report_inputs import read_run
+from dpd_eval.report_tables import run_tables
 
 SIDES = {"least": 256, "median": 256, "most": 256, "cut": False}
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dpd_eval.extensions import extension_names
-from dpd_eval.selection.methods import METHODS as OWN
-from dpd_eval.selection.methods import find_method, random_subset, select
+from dpd_eval.selection import METHODS as OWN
+from dpd_eval.selection import find_method, random_subset, select
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.images import SceneSet
 

@@ -12,14 +12,12 @@ from sklearn.linear_model import LogisticRegression
 from transformers import ViTConfig, ViTForImageClassification
 
 from dpd_eval import evaluate
-from dpd_eval.comparison.config import EvaluateConfig
-from dpd_eval.extractors.choice import build_extractor
-from dpd_eval.students.names import check_student
-from dpd_eval.students.pretrained import without_folder
-from dpd_eval.students.probe import Probe
-from dpd_eval.students.recipe import load_recipe
-from dpd_eval.students.student import build_student, student_identity
-from dpd_eval.students.training import predict, train_student
+from dpd_eval.backbones import Probe
+from dpd_eval.extractor_choice import build_extractor
+from dpd_eval.options import EvaluateConfig
+from dpd_eval.pretrained import check_student, without_folder
+from dpd_eval.recipe import load_recipe
+from dpd_eval.students import build_student, predict, student_identity, train_student
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.errors import InputError
 from dpd_train.classifiers.encoder import save_encoder

@@ -3,8 +3,8 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from dpd_eval.students.cache import training_key
-from dpd_eval.students.recipe import Recipe, load_recipe, shipped_recipes
+from dpd_eval.recipe import Recipe, load_recipe, shipped_recipes
+from dpd_eval.students import training_key
 from dpd_runtime.errors import InputError
 
 STAIRS = Recipe(name="t", steps=600, batch=2, optimizer="sgd", peak_rate=0.1, decay="multistep")

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTConfig, ViTForImageClassification
 
-from dpd_eval.students.convnet import ConvNet
-from dpd_eval.students.names import NAMES, check_student
-from dpd_eval.students.student import STUDENTS, build_student, count_multiply_adds, student_identity
+from dpd_eval.networks import ConvNet
+from dpd_eval.pretrained import NAMES, check_student
+from dpd_eval.students import STUDENTS, build_student, count_multiply_adds, student_identity
 from dpd_runtime.errors import InputError
 
 

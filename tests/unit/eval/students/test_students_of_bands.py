@@ -8,12 +8,10 @@ import torch
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
-from dpd_eval.comparison.arms import describe_student
-from dpd_eval.students import student as students
-from dpd_eval.students.augmentation import augment
-from dpd_eval.students.recipe import Recipe
-from dpd_eval.students.student import STUDENTS, build_student, count_multiply_adds
-from dpd_eval.students.training import predict, train_student
+from dpd_eval import students
+from dpd_eval.arms import describe_student
+from dpd_eval.recipe import Recipe
+from dpd_eval.students import STUDENTS, augment, build_student, count_multiply_adds, predict, train_student
 from dpd_runtime.errors import InputError
 from tests.banded import COUNTS, scenes
 

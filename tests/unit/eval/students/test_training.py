@@ -7,11 +7,20 @@ import pytest
 import torch
 from torch import nn
 
-from dpd_eval.comparison.arm_names import FULL_ARM
-from dpd_eval.comparison.plan import Training, run_plan
-from dpd_eval.students.augmentation import cutmix, random_crop, random_flips, random_shift
-from dpd_eval.students.recipe import Recipe
-from dpd_eval.students.training import batches, predict, rate_at, train_network, train_student
+from dpd_eval.arms import Training, run_plan
+from dpd_eval.recipe import Recipe
+from dpd_eval.results import FULL_ARM
+from dpd_eval.students import (
+    batches,
+    cutmix,
+    predict,
+    random_crop,
+    random_flips,
+    random_shift,
+    rate_at,
+    train_network,
+    train_student,
+)
 from dpd_train.images import SceneSet
 
 RECIPE = Recipe(

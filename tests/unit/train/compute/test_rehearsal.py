@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from dpd_eval.audit.student_attack import RECIPE, LabelledImages, students_of
-from dpd_eval.extractors.own import own_extractor
-from dpd_eval.students.recipe import load_recipe
-from dpd_eval.students.training import train_and_test, train_student
+from dpd_eval.attacks import RECIPE, LabelledImages, students_of
+from dpd_eval.extractors import own_extractor
+from dpd_eval.recipe import load_recipe
+from dpd_eval.students import train_and_test, train_student
 from dpd_train.bases.base import load_base
 from dpd_train.bases.nano import nano_vae
 from dpd_train.classifiers.network import ResNet, ResNetConfig

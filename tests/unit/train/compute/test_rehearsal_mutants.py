@@ -21,8 +21,8 @@ TRAINED_BY = {
     "dpd_train/prototypes/matching/codes.py": "matching",
     "dpd_train/prototypes/matching/statistics.py": "matching",
     "dpd_train/prototypes/matching/views.py": "matching",
-    "dpd_eval/students/training.py": "student",
-    "dpd_eval/extractors/own.py": "extractor",
+    "dpd_eval/students.py": "student",
+    "dpd_eval/extractors.py": "extractor",
 }
 MOVE = re.compile(r"\.to\((?:self\._)?device\)|to_device\((?=[^)])|, device=(?:self\._)?device\)(?! )")
 UNNOTICED = (

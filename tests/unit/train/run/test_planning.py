@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpd_eval.audit.student_attack import FEWEST
+from dpd_eval.attacks import FEWEST
 from dpd_runtime.errors import InputError
 from dpd_train.bases.base import load_base
 from dpd_train.config import TrainConfig

@@ -1,1 +1,0 @@
-"""The privacy audit: compare what leaves the site with the training images and with a hold-out."""

@@ -1,1 +1,0 @@
-"""Artefact scan: search a bundle or a set for traces of single real images."""

@@ -1,0 +1,158 @@
+"""Networks of transformers on disk as bodies of students: one layer, or all of them, is fitted."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from torch import nn
+from torch.nn import functional as F
+
+from dpd_eval.extractors import stage_statistics
+from dpd_eval.hub import build_hub_student
+from dpd_runtime.annotations import Float32, Images, Int64
+from dpd_runtime.errors import InputError
+from dpd_runtime.files import expanded
+from dpd_train.bases.published import Colours, read_colours
+from dpd_train.classifiers.encoder import Encoder
+from dpd_train.config import HUB
+from dpd_train.images import to_float
+
+# -- A transformers image classifier with its own weights as the start of a training.
+
+
+class Backbone(nn.Module):
+    """[B, 3, H, W] in [-1, 1] → logits [B, num_classes]. Images are brought to the size and the colours that the model
+    has learned from, inside the network, so that whoever uses it need not know them.
+    """
+
+    def __init__(self, model: nn.Module, colours: Colours) -> None:
+        super().__init__()
+        self.model, self.colours = model, colours
+        self.last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(self.colours(x))
+        return logits
+
+    def seen(self, x: torch.Tensor) -> torch.Tensor:
+        """What the last layer sees of images [B, 3, H, W]: [B, D].
+
+        Raises:
+            InputError: it sees more than one vector for an image.
+        """
+        seen: list[torch.Tensor] = []
+        handle = self.last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self(x)
+        finally:
+            handle.remove()
+        if seen[0].ndim != 2:
+            raise InputError("--backbone: its last layer sees more than one vector for an image; use another model")
+        return seen[0]
+
+    def fit_last_layer(self, images: Images, labels: Int64) -> None:
+        """Set the last layer to the logistic regression of `labels` [n] on its standardised inputs.
+
+        Tuning all layers from a random last one would first undo what the others have learned (Kumar et al. 2022,
+        2202.10054).
+        """
+        fit_last_layer(self.last, features_of(self.eval().seen, images), labels)
+
+
+def open_backbone(folder: str, num_classes: int) -> Backbone:
+    """Open a model on this machine, with a new last layer.
+
+    Raises:
+        InputError: as `build_hub_student`, or a preprocessor_config.json that cannot be used.
+    """
+    model = build_hub_student(f"{HUB}{folder}", num_classes)
+    return Backbone(model, read_colours(expanded(folder), "--backbone"))
+
+
+# -- The last layer of a network as a logistic regression on what it sees.
+
+
+BATCH = 32
+NEVER = 1e4  # by which the logit of a class without images lies below all others
+
+
+@torch.no_grad()
+def features_of(seen: Callable[[torch.Tensor], torch.Tensor], images: Images) -> Float32:
+    """Features [n, D] of images uint8 [n, H, W, 3], a few at a time; `seen` gets them in [-1, 1], channels first."""
+    parts = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
+    found: Float32 = torch.cat([seen(to_float(torch.from_numpy(np.ascontiguousarray(p)))) for p in parts]).numpy()
+    return found
+
+
+def fit_last_layer(layer: nn.Linear, features: Float32, labels: Int64, soft: Float32 | None = None) -> None:
+    """Set `layer` to the logistic regression (L2, C = 1) of the labels on standardised features.
+
+    Args:
+        features: [n, D]. labels: [n]; a class that has none is never predicted. soft: probabilities [n, C] to learn
+            instead.
+    """
+    mean, std = features.mean(axis=0), features.std(axis=0) + 1e-6
+    rows, weights = np.arange(len(labels)), None
+    if soft is not None:
+        rows, labels = np.nonzero(soft)  # an image counts for a class as much as it is of it
+        weights = soft[rows, labels]
+    with threadpool_limits(1):  # the order of summation depends on the threads
+        fitted = LogisticRegression(max_iter=1000).fit(((features - mean) / std)[rows], labels, sample_weight=weights)
+    slopes, bias = fitted.coef_ / std, fitted.intercept_ - (fitted.coef_ / std) @ mean
+    if len(slopes) == 1:  # of two classes it gives one vector
+        slopes, bias = np.concatenate([-slopes, slopes]) / 2, np.concatenate([-bias, bias]) / 2
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.bias.fill_(float(bias.min()) - NEVER)
+        layer.weight[fitted.classes_] = torch.from_numpy(slopes).to(layer.weight.dtype)
+        layer.bias[fitted.classes_] = torch.from_numpy(bias).to(layer.bias.dtype)
+
+
+# -- A linear probe: one layer behind an encoder that stays as it is, fitted as a logistic regression, by no recipe.
+
+
+class Probe(nn.Module):
+    """[B, 3, H, W] in [-1, 1] → logits [B, num_classes].
+
+    Args:
+        body: images → features [B, width]; it is frozen.
+    """
+
+    def __init__(self, body: nn.Module, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.body, self.last = body.eval().requires_grad_(False), nn.Linear(width, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.last(self.body(x))
+        return logits
+
+    def fit(self, images: Images, labels: Int64, soft: Float32 | None) -> None:
+        """Fit the last layer to images [n, H, W, 3] with labels [n], or with probabilities `soft` [n, num_classes]."""
+        fit_last_layer(self.last, features_of(self.eval().body, images), labels, soft)
+
+
+class EncoderBody(nn.Module):
+    """What the extractor `swimdiff:` sees; images larger than the encoder's are reduced to its size."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.network, self.side = encoder.network, encoder.side
+        self.width = 2 * sum(encoder.network.config.widths[:-1])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] > self.side:
+            x = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True)
+        return stage_statistics(self.network, x)
+
+
+class HubBody(nn.Module):
+    """What the last layer of a transformers classifier sees."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone, self.width = backbone, backbone.last.in_features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.backbone.seen(x)

@@ -1,1 +1,0 @@
-"""Feature extractors: networks whose features and labels judge images."""

@@ -1,0 +1,384 @@
+"""What an evaluation or a fit begins with: images and sets, read and checked without PyTorch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dpd_eval.extractor_choice import check_extractor_bands, check_name
+from dpd_eval.options import EvaluateConfig, FitConfig
+from dpd_eval.pretrained import PROBE, check_student
+from dpd_eval.recipe import Recipe, load_recipe
+from dpd_eval.records import bands_of_set, check_bands, described, read_set_file, set_reading
+from dpd_eval.selection import METHODS, check_counts, check_ipc, check_look, find_method
+from dpd_eval.statistics import fewest_pairs
+from dpd_runtime.annotations import Int64
+from dpd_runtime.errors import DataError, InputError
+from dpd_runtime.text import counted
+from dpd_train.config import HUB
+from dpd_train.foreground.cropping import check_segmenter
+from dpd_train.held_out import BY_CONTENT, HeldOut
+from dpd_train.images import (
+    PLAIN,
+    Reading,
+    SceneSet,
+    check_files,
+    fingerprint,
+    image_sizes,
+    natural_side,
+    read_scenes,
+    split_folders,
+)
+from dpd_train.reading import ImageOptions
+
+# -- The images of an evaluation: sets, real training images and test images, read in the same way and cross-checked.
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """Sets, training images (`real`) and test images (`test`), all at one size and with the same classes.
+
+    names: of the sets, for messages. test_part: "val", "test" or "all" (a folder without parts).
+    """
+
+    names: tuple[str, ...]
+    sets: tuple[SceneSet, ...]
+    real: SceneSet
+    test: SceneSet
+    test_part: Literal["val", "test", "all"]
+
+    @property
+    def side(self) -> int:
+        return int(self.sets[0].images.shape[1])
+
+    def smallest_class(self) -> int:
+        """Count the images in the smallest class of any set."""
+        return min(int(_class_counts(scenes).min()) for scenes in self.sets)
+
+    def smallest_real_class(self) -> int:
+        """Count the images in the smallest class of the real training images."""
+        return int(_class_counts(self.real).min())
+
+    def check_ipc(self, largest: int) -> None:
+        """Check that every class of every set has enough images.
+
+        Raises:
+            DataError: a class with fewer images.
+        """
+        for name, scenes in zip(self.names, self.sets, strict=True):
+            check_set(name, dict(zip(scenes.classes, _class_counts(scenes).tolist(), strict=True)), largest)
+
+    def prefix(self, which: int, ipc: int) -> Int64:
+        """Return the rows of the first `ipc` images of each class of set `which`, by file name."""
+        labels = self.sets[which].labels
+        return np.concatenate([np.flatnonzero(labels == c)[:ipc] for c in range(len(self.real.classes))])
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return the sha256 over the sorted content hashes of each part."""
+        parts = {"train": self.real, "test": self.test}
+        parts |= {f"set {i}": scenes for i, scenes in enumerate(self.sets)}
+        return {name: str(fingerprint(scenes)["sha256"]) for name, scenes in parts.items()}
+
+    def notes(self) -> list[str]:
+        """List what a reader of the results must know: shared images and rejected files."""
+        notes = []
+        test_hashes = set(self.test.hashes)
+        named = [("--train", self.real)]
+        named += [(f"SET {name}", scenes) for name, scenes in zip(self.names, self.sets, strict=True)]
+        for name, scenes in named:
+            shared = len(test_hashes.intersection(scenes.hashes))
+            if shared:
+                notes.append(
+                    f"{counted(shared, 'test image is', 'test images are')} also in {name}, byte for byte: the "
+                    "accuracies are too high"
+                )
+        for name, scenes in (*named, ("--test", self.test)):
+            if scenes.rejected:
+                notes.append(
+                    f"{name}: {counted(len(scenes.rejected), 'file')} left out, first {scenes.rejected[0].path}: "
+                    f"{scenes.rejected[0].reason}"
+                )
+        return notes
+
+
+def read_inputs(
+    sets: Sequence[Path],
+    train: Path,
+    test: Path | Literal["val"],
+    resolution: int | None = None,
+    held_out: HeldOut = BY_CONTENT,
+    reading: Reading = PLAIN,
+) -> EvaluationInputs:
+    """Read all images at `resolution`; None takes the size of the first set.
+
+    Args:
+        reading: for the real images. The stretch is computed on `train` and used for the test images too, and for
+            sets of the same bands.
+
+    Raises:
+        DataError: unreadable data, classes that differ, test images that were trained on.
+        InputError: a set with other bands than the training images.
+    """
+    side = natural_side(Path(sets[0])) if resolution is None else resolution
+    real = read_scenes(train, part="train", resolution=side, held_out=held_out, reading=reading)
+    for path in sets:
+        if (bands := bands_of_set(Path(path))) is not None:
+            check_bands(f"SET {path}", bands, real, f"--train {train}")
+    distilled = [read_scenes(Path(path), part="all", resolution=side, reading=set_reading(real)) for path in sets]
+    part = _test_part(test)
+    tested = read_scenes(
+        train if test == "val" else Path(test),
+        part=part,
+        resolution=side,
+        held_out=held_out if test == "val" else held_out.elsewhere,
+        reading=real.rendering or PLAIN,
+    )
+    inputs = EvaluationInputs(tuple(str(path) for path in sets), tuple(distilled), real, tested, part)
+    _check_overlap(tested, real, f"--test {test}", f"--train {train}")
+    _check_classes(tested.classes, real.classes, f"--test {test}", f"--train {train}")
+    for name, scenes in zip(inputs.names, inputs.sets, strict=True):
+        _check_classes(scenes.classes, real.classes, f"SET {name}", f"--train {train}")
+    return inputs
+
+
+def check_set(name: str, counts: Mapping[str, int], largest: int) -> None:
+    """Check that every class of a set has enough images.
+
+    Args:
+        counts: class → number of images. largest: IPC to compare at.
+
+    Raises:
+        DataError: a class with fewer images.
+    """
+    smallest = min(counts, key=lambda name: counts[name])
+    if largest > counts[smallest]:
+        raise DataError(
+            f"SET {name}: class {smallest} has {counted(counts[smallest], 'image')}, --ipc asks for {largest}: give "
+            f"--ipc {counts[smallest]} or less, or generate more images"
+        )
+
+
+def check_sources(
+    sets: Sequence[Path], train: Path, test: Path | Literal["val"], held_out: HeldOut = BY_CONTENT
+) -> tuple[list[dict[str, int]], dict[str, int]]:
+    """Check the folders or lists of `read_inputs`, their classes and counts, before any image is opened.
+
+    Returns:
+        class → number of image files, of each set and of the training part.
+
+    Raises:
+        DataError: as `read_inputs`.
+    """
+    of_sets = [check_files(Path(path), "all") for path in sets]
+    real = check_files(train, "train", held_out)
+    own = test == "val"
+    tested = check_files(train if own else Path(test), _test_part(test), held_out if own else held_out.elsewhere)
+    _check_classes(tuple(tested), tuple(real), f"--test {test}", f"--train {train}")
+    for path, counts in zip(sets, of_sets, strict=True):
+        _check_classes(tuple(counts), tuple(real), f"SET {path}", f"--train {train}")
+    return of_sets, real
+
+
+def _test_part(test: Path | str) -> Literal["val", "test", "all"]:
+    if test == "val":
+        return "val"
+    folders = split_folders(Path(test))
+    if folders and "test" not in folders:
+        raise DataError(f"--test {test}: has {', '.join(folders)} but no test part; give test images, or --test val")
+    return "test" if folders else "all"
+
+
+def _check_classes(classes: tuple[str, ...], expected: tuple[str, ...], what: str, reference: str) -> None:
+    missing, extra = sorted(set(expected) - set(classes)), sorted(set(classes) - set(expected))
+    if missing or extra:
+        parts = [f"missing {', '.join(missing)}"] if missing else []
+        parts += [f"additional {', '.join(extra)}"] if extra else []
+        raise DataError(
+            f"{what}: its classes differ from those of {reference}: {'; '.join(parts)}; "
+            "the class folders must have the same names"
+        )
+
+
+def _check_overlap(tested: SceneSet, real: SceneSet, what: str, reference: str) -> None:
+    """Refuse test images of which more than a tenth are training images; a few shared images only give a note."""
+    shared = len(set(tested.hashes) & set(real.hashes))
+    if 10 * shared > len(tested.labels):
+        raise DataError(
+            f"{what}: {shared} of its {len(tested.labels)} images are training images of {reference}; "
+            "give images that were not trained on, or --test val"
+        )
+
+
+def _class_counts(scenes: SceneSet) -> Int64:
+    return np.bincount(scenes.labels, minlength=len(scenes.classes)).astype(np.int64)
+
+
+# -- Checks of an evaluation that need its sets, its images or installed models; the config checks the rest itself.
+
+
+def check_sets_and_students(sets: Sequence[Path], config: EvaluateConfig) -> None:
+    """Check what can be checked before images are read.
+
+    Raises:
+        InputError: no set, more sets than pairs, or a student that is unknown or not on this machine.
+    """
+    if not sets:
+        raise InputError("no SET given: name at least one folder of a distilled set")
+    for name in config.students:
+        check_student(name)
+    if config.pairs is not None and config.pairs < len(sets):
+        raise InputError(f"--pairs is {config.pairs}: give at least {len(sets)}, so that every SET is used")
+
+
+def check_evaluation(sets: Sequence[Path], config: EvaluateConfig, train: Path, test: Path | Literal["val"]) -> None:
+    """Check all that needs no network and no pixel, in less than a second.
+
+    Raises:
+        InputError, DataError: as `dpd_eval.evaluation.evaluate`.
+    """
+    check_sets_and_students(sets, config)
+    extractor_name(config)
+    load_recipe(config.recipe)
+    check_segmenter(config.segmenter)
+    _ = config.reading  # raises
+    of_sets, real = check_sources(sets, train, test, config)
+    if config.with_real:
+        check_counts(METHODS["random"], real, max(config.with_real), "--with-real")
+    if config.ipc:
+        for path, counts in zip(sets, of_sets, strict=True):
+            check_set(str(path), counts, max(config.ipc))
+        for name in config.baselines:
+            check_counts(find_method(name), real, max(config.ipc))
+
+
+def extractor_name(config: EvaluateConfig) -> str | None:
+    """Name of the extractor, or None if nothing needs one.
+
+    Raises:
+        InputError: an unknown extractor, or one that nothing would use.
+    """
+    if config.extractor is not None:
+        check_name(config.extractor)
+    if config.metrics or any(find_method(name).sees == "features" for name in config.baselines):
+        return config.extractor or "own"
+    if config.extractor is not None:
+        raise InputError(
+            f"--extractor {config.extractor} has no effect: there are no metrics, and no baseline uses features"
+        )
+    return None
+
+
+def check_sight(inputs: EvaluationInputs, config: EvaluateConfig) -> None:
+    """Check that all that looks at images can see their bands, before anything is trained. Students are built later.
+
+    Raises:
+        InputError: a baseline, an extractor or JPEGs that know RGB only, for images of other bands.
+    """
+    for name in config.baselines:
+        check_look(find_method(name), inputs.real)
+    if (extractor := extractor_name(config)) is not None:
+        check_extractor_bands(extractor, inputs.real)
+    bands = inputs.real.images.shape[-1]
+    if config.jpegs is not None and bands != 3:
+        raise InputError(f"--jpegs {config.jpegs:g}: a JPEG has 3 bands, these images have {bands}; leave it out")
+
+
+def compared_ipcs(inputs: EvaluationInputs, config: EvaluateConfig) -> tuple[int, ...]:
+    """IPCs to compare at: those of the config, or else as many images as the smallest class of all arms has."""
+    if config.ipc:
+        return config.ipc
+    subsets = any(find_method(name).uses_ipc for name in config.baselines)
+    return (min(inputs.smallest_class(), inputs.smallest_real_class()) if subsets else inputs.smallest_class(),)
+
+
+def unused_images(inputs: EvaluationInputs, config: EvaluateConfig) -> list[str]:
+    """Say that the sets have more images than were compared, because the real classes have fewer."""
+    (ipc, *_), most = compared_ipcs(inputs, config), inputs.smallest_class()
+    if config.ipc or ipc == most:
+        return []
+    return [
+        f"compared at IPC {ipc}: the smallest class of --train has that many training images, those of the sets "
+        f"have {most} or more"
+    ]
+
+
+def count_pairs(inputs: EvaluationInputs, config: EvaluateConfig) -> dict[int, int]:
+    """IPC → number of pairs, after a check that there are enough images.
+
+    Raises:
+        InputError: more sets than pairs.
+        DataError: a class with too few images.
+    """
+    ipcs = compared_ipcs(inputs, config)
+    counts = {size: fewest_pairs(size) if config.pairs is None else config.pairs for size in ipcs}
+    wanted = len(inputs.sets)
+    if config.pairs is None and wanted <= min(counts.values()):  # each set counts as often as every other one
+        counts = {size: -(-count // wanted) * wanted for size, count in counts.items()}
+    if wanted > min(counts.values()):
+        raise InputError(
+            f"{wanted} sets are more than the default {min(counts.values())} pairs use: pass --pairs {wanted}"
+        )
+    inputs.check_ipc(max(ipcs))
+    for name in config.baselines:
+        check_ipc(find_method(name), inputs.real.labels, max(ipcs), inputs.real.classes)
+    if config.with_real:
+        check_ipc(METHODS["random"], inputs.real.labels, max(config.with_real), inputs.real.classes, "--with-real")
+    return counts
+
+
+# -- What a fit checks before PyTorch is imported.
+
+
+TUNING_RATE = 1 / 30
+"""Of the recipe's learning rate, for a network that has learned from other images: larger steps would undo that."""
+
+
+def suits_backbones(distilled: Path) -> bool:
+    """Whether a published network watched the codes of a set; also for sets of other kinds, and for other folders.
+
+    Raises:
+        InputError: dataset.json is damaged.
+    """
+    found = read_set_file(distilled)
+    return found is None or found.watchers is None or any(name.startswith(HUB) for name in found.watchers)
+
+
+def check_fit(distilled: Path, config: FitConfig, own: Path | None) -> Recipe:
+    """Check everything that needs no image to be opened, and return the recipe.
+
+    Raises:
+        InputError, DataError: as `fit`.
+    """
+    recipe = load_recipe(config.recipe)
+    if config.network.startswith(PROBE):
+        raise InputError(
+            f"--student {config.network}: a probe is for dpd evaluate; leave out {PROBE}, or give --backbone FOLDER "
+            "--steps 0"
+        )
+    check_student(config.network)
+    if bands := bands_of_set(distilled):
+        raise InputError(
+            f"{distilled} has {described(bands)}, and dpd fit trains on RGB: train a network of your own on its "
+            "GeoTIFF files, which hold physical values"
+        )
+    if own is None and config.image_options != ImageOptions().image_options:
+        raise InputError("--bands, --stretch, --val-per-class, --split and --groups are for --own images; give some")
+    if config.reading.carries:
+        raise InputError(f"--bands {config.bands}: dpd fit trains on RGB; give three bands, such as --bands 4,3,2")
+    classes = check_files(distilled, "all")
+    if own is not None:
+        others = check_files(own, "train", config)
+        if set(others) != set(classes):
+            odd = sorted(set(others) ^ set(classes))
+            raise DataError(
+                f"--own {own}: its classes are not those of {distilled}, first {odd[0]}; name the class folders alike"
+            )
+    if config.resolution is None and len(sizes := image_sizes(distilled)) > 1:
+        raise DataError(f"{distilled}: has images of {len(sizes)} sizes; give --resolution")
+    if config.steps is not None:
+        recipe = replace(recipe, steps=config.steps or 1, epochs=0, warmup=min(recipe.warmup, max(config.steps - 1, 0)))
+    if config.backbone is not None:
+        recipe = replace(recipe, peak_rate=recipe.peak_rate * TUNING_RATE)
+    return recipe

@@ -1,0 +1,115 @@
+"""Names of students, and those that begin with weights which have seen other images."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpd_eval.extensions import extension_names, load_extension
+from dpd_eval.hub import find_folder, identity, is_hub
+from dpd_runtime.errors import InputError
+from dpd_runtime.files import expanded
+from dpd_train.classifiers.encoder import check_encoder
+from dpd_train.config import FAMILY, HUB
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+# -- Students that begin with an encoder: `swimdiff:FOLDER` tunes one that was trained without labels, as `hf:` tunes a
+# transformers model, and `probe:` before either name fits one layer behind it and leaves the encoder as it is.
+
+
+PROBE = "probe:"
+
+
+def is_pretrained(name: str) -> bool:
+    """Whether the student begins with weights that have seen other images."""
+    return is_hub(name) or name.startswith((FAMILY, PROBE))
+
+
+def check_pretrained(name: str) -> None:
+    """Check the folder that the name of a pretrained student gives. Loads no PyTorch.
+
+    Raises:
+        InputError: nothing of that kind is there.
+    """
+    inner = name.removeprefix(PROBE)
+    if is_hub(inner):
+        find_folder(inner)
+    elif inner.startswith(FAMILY):
+        check_encoder(_folder(inner))
+    else:
+        raise InputError(f"student {name}: give {PROBE}{FAMILY}FOLDER or {PROBE}{HUB}ID_OR_PATH")
+
+
+def without_folder(name: str) -> str:
+    """The name of a student as a record gives it: of a folder on this machine the last part alone."""
+    family, colon, place = name.rpartition(":")
+    return family + colon + Path(place).name if is_pretrained(name) and Path(place).is_dir() else name
+
+
+def pretrained_identity(name: str) -> str:
+    """The name with the hash of the weights instead of a folder; results depend on it."""
+    inner = name.removeprefix(PROBE)
+    weights = HUB + identity(inner) if is_hub(inner) else FAMILY + str(check_encoder(_folder(inner))["weights_sha256"])
+    return (PROBE if name.startswith(PROBE) else "") + weights
+
+
+def build_pretrained(name: str, num_classes: int) -> "nn.Module":
+    """Build the student with a new last layer.
+
+    Raises:
+        InputError: as `check_pretrained`, or weights that cannot be used.
+    """
+    from torch import nn
+
+    from dpd_eval.backbones import EncoderBody, HubBody, Probe, open_backbone
+    from dpd_eval.hub import build_hub_student
+    from dpd_train.classifiers.encoder import load_encoder
+
+    if name.startswith(PROBE):
+        inner = name.removeprefix(PROBE)
+        hub = HubBody(open_backbone(str(find_folder(inner)), num_classes)) if is_hub(inner) else None
+        body = hub or EncoderBody(load_encoder(_folder(inner)))
+        return Probe(body, body.width, num_classes)
+    if is_hub(name):
+        return build_hub_student(name, num_classes)
+    network = load_encoder(_folder(name)).network.requires_grad_()
+    network.head = nn.Linear(network.head.in_features, num_classes)
+    return network
+
+
+def _folder(name: str) -> Path:
+    return expanded(name.removeprefix(FAMILY))
+
+
+# -- The names of students, checked without PyTorch.
+
+
+NAMES = ("convnet", "resnet", "resnet18", "mobilenetv2", "vit-tiny")
+
+
+def check_student(name: str) -> None:
+    """Check that a student exists.
+
+    Raises:
+        InputError: an unknown student, one that an extension refuses, or a model that is not on this machine.
+    """
+    if is_pretrained(name):
+        check_pretrained(name)
+    elif name not in NAMES:
+        extension(name)
+
+
+def extension(name: str) -> "Callable[..., nn.Module]":
+    """Look up a student of another package, `NAME` or `NAME:ARGUMENT`; returns what builds it for a number of classes.
+
+    Raises:
+        InputError: no package offers it, or it refuses the argument.
+    """
+    family, colon, argument = name.partition(":")
+    if family not in (offered := extension_names("dpd.students")) or (colon and not argument):
+        known = ", ".join((*NAMES, *offered, f"{FAMILY}FOLDER"))
+        raise InputError(f"no student {name!r}: there are {known} and {HUB}ID_OR_PATH, the last two also after {PROBE}")
+    build: Callable[..., nn.Module] = load_extension("dpd.students", family)(argument)
+    return build

@@ -1,0 +1,279 @@
+"""An evaluation: what `dpd evaluate` finds, writes as JSON and `dpd report` reads again."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from msgspec import Meta
+
+from dpd_eval.metrics import SetDetail, SetMetrics
+from dpd_eval.pretrained import PROBE
+from dpd_eval.recipe import Recipe
+from dpd_eval.records import read_set_file
+from dpd_eval.selection import find_method, method_names
+from dpd_eval.statistics import Interval, Unit, Verdict, fewest_repeats
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0)]
+Ipc = Annotated[int, Meta(ge=1)]
+Few = Meta(max_length=1_000)
+"""Of what the page compares with each other, which takes the square of the number; evaluations have a tenth of it."""
+Many = Meta(max_length=10_000)
+
+
+class Setting(NamedTuple):
+    """What two arms must have in common to be compared."""
+
+    student: str
+    ipc: int
+
+
+class _Compared:
+    """What belongs to one setting."""
+
+    student: str
+    ipc: int
+
+    @property
+    def setting(self) -> Setting:
+        return Setting(self.student, self.ipc)
+
+
+@dataclass(frozen=True)
+class ArmResult(_Compared):
+    """Results of one arm, student and IPC over all pairs. Accuracies are shares in [0, 1], after the last step.
+
+    oa_std: sample standard deviation (n − 1), None for one pair. aa, kappa, class_accuracy: means over pairs.
+    confusion: test images of all pairs, counted by [true, predicted]. steps: optimiser steps of each training.
+    seconds: sum of training and testing times, including cached trainings.
+    """
+
+    arm: str
+    student: str
+    ipc: Ipc
+    images: Count
+    oa_mean: Share
+    oa_std: float | None
+    oa_runs: tuple[Share, ...]
+    aa: Share
+    kappa: float
+    class_accuracy: dict[str, Share]
+    confusion: tuple[tuple[Count, ...], ...]
+    steps: Count
+    seeds: tuple[int, ...]
+    cached: Count
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.confusion) for row in self.confusion):
+            raise ValueError("confusion is no square matrix")
+
+
+@dataclass(frozen=True)
+class Difference(_Compared):
+    """OA of `arm` − OA of `reference`, paired by seed, with its 95 % t-interval over what `Evaluation` repeats.
+
+    ratio: mean OA / mean OA, None if the reference's is 0.
+    """
+
+    arm: str
+    reference: str
+    student: str
+    ipc: Ipc
+    difference: Interval
+    ratio: float | None
+
+
+@dataclass(frozen=True)
+class Goal(_Compared):
+    """Whether OA of `arm` ≥ `ratio` · OA of `reference`; interval: of the paired left − right."""
+
+    arm: str
+    reference: str
+    student: str
+    ipc: Ipc
+    ratio: float
+    verdict: Verdict
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class StudentInfo:
+    """Cost of one image (see `count_multiply_adds`) and size of a student."""
+
+    multiply_adds: int
+    parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The whole comparison.
+
+    test_part: "val", "test" or "all" (a folder without parts). reading: how bands became RGB or which are carried, None
+    for plain images. teacher: description of the network that gave the soft labels. extractor: description of the
+    network whose features were used by baselines and metrics. repeated: what the intervals of differences and verdicts
+    are over. verdicts: about the ratio `at_least`. fingerprints: sha256 of the sorted content hashes of train, test and
+    each set, and of the weights of each `hf:` student. Fields with a default are absent in files of earlier versions.
+    """
+
+    sets: Annotated[tuple[str, ...], Few]
+    train: str
+    test: str
+    test_part: str
+    classes: Annotated[tuple[str, ...], Many]
+    train_images: Count
+    test_images: Count
+    val_per_class: Count | None
+    split: str = "names"
+    groups: str | None = None
+    resolution: Count
+    reading: dict[str, Any] | None = None
+    labels: Literal["hard", "soft"]
+    teacher: str | None
+    extractor: str | None
+    recipe: Recipe
+    students: Annotated[dict[str, StudentInfo], Few]
+    arms: Annotated[tuple[ArmResult, ...], Few]
+    repeated: Unit = "pairs"
+    differences: Annotated[tuple[Difference, ...], Few]
+    at_least: float
+    verdicts: Annotated[tuple[Goal, ...], Few]
+    metrics: Annotated[tuple[SetMetrics, ...], Few]
+    detail: Annotated[tuple[SetDetail, ...], Few] = ()
+    notes: Annotated[tuple[str, ...], Few]
+    fingerprints: dict[str, str]
+    versions: dict[str, str]
+    seconds: float
+
+    def settings(self) -> tuple[Setting, ...]:
+        return tuple(dict.fromkeys(arm.setting for arm in self.arms))
+
+    def arm_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(arm.arm for arm in self.arms))
+
+    def arm(self, name: str, setting: Setting) -> ArmResult | None:
+        return next((arm for arm in self.arms if (arm.arm, arm.setting) == (name, setting)), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to plain dicts, lists, strings and finite numbers, as `--json` prints them."""
+        return asdict(self)
+
+
+# -- Names of the arms of an evaluation, and which of them are compared. Loads no PyTorch: the report reads them too.
+
+
+SET_ARM, FULL_ARM = "set", "full"
+HELD_OUT = "held-out real"  # the images that students are tested on, where arms are compared with them
+LABELS_ARM = "labels"
+_JPEGS, _MEGABYTES = "jpegs in ", " MB"
+_OWN, _WITH = " real", f"{SET_ARM} + "
+
+
+def own_arm(count: int) -> str:
+    """The arm of `count` real images per class that a site has itself: `5 real`."""
+    return f"{count}{_OWN}"
+
+
+def joint_arm(own: str) -> str:
+    """The arm of the set together with the images of an own arm: `set + 5 real`."""
+    return f"{_WITH}{own}"
+
+
+def jpegs_arm(megabytes: float) -> str:
+    """The arm of as many real images as fit into so many megabytes as JPEGs: `jpegs in 3.1 MB`."""
+    return f"{_JPEGS}{megabytes:g}{_MEGABYTES}"
+
+
+def is_alternative(arm: str) -> bool:
+    """Whether it is what could travel in place of a bundle."""
+    return arm == LABELS_ARM or jpeg_megabytes(arm) is not None
+
+
+def jpeg_megabytes(arm: str) -> float | None:
+    """The megabytes of an arm of JPEGs; None for other arms."""
+    return float(arm.removeprefix(_JPEGS).removesuffix(_MEGABYTES)) if arm.startswith(_JPEGS) else None
+
+
+def is_own(arm: str) -> bool:
+    return arm.endswith(_OWN) and not is_joint(arm)
+
+
+def is_joint(arm: str) -> bool:
+    return arm.startswith(_WITH)
+
+
+def own_part(arm: str) -> str:
+    """The own arm of a joint one."""
+    return arm.removeprefix(_WITH)
+
+
+def own_count(arm: str) -> int:
+    """The number of images per class of an own arm."""
+    return int(arm.removesuffix(_OWN))
+
+
+def is_compared(arm: str, reference: str) -> bool:
+    """Whether an evaluation reports `arm` − `reference`.
+
+    The set is compared with everything made of real images alone, and a joint arm with both of its halves.
+    """
+    if arm == SET_ARM:
+        return reference != SET_ARM and not is_joint(reference)
+    return is_joint(arm) and reference in (SET_ARM, own_part(arm))
+
+
+# -- What an interval repeats: pairs of students or, where sets come from several trainings, the bundles.
+
+
+ONE_BUNDLE = "all sets come from one bundle: the intervals repeat students, not the training that made the bundle"
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """What the intervals of an evaluation are over.
+
+    Args:
+        bundles: for each set, what its bundle shares with its signed and audited copies: the sha256 of the prototypes.
+            The bundle's own hash where it has none, "" where nothing is known.
+    """
+
+    bundles: tuple[str, ...]
+
+    @property
+    def unit(self) -> Unit:
+        return "bundles" if all(self.bundles) and len(set(self.bundles)) > 1 else "pairs"
+
+    def groups(self, arm: ArmResult, reference: ArmResult) -> list[Hashable] | None:
+        """What each pair is averaged over; None if each pair counts for itself.
+
+        It is the bundle, or the set where the pairs of one set are the same training again: a probe has no seed, and
+        neither has a choice such as herding.
+        """
+        which = [seed % len(self.bundles) for seed in arm.seeds]
+        if self.unit == "bundles":
+            return [self.bundles[number] for number in which]
+        chosen = reference.arm in method_names() and not find_method(reference.arm).uses_seed
+        return [*which] if arm.student.startswith(PROBE) and arm.arm == SET_ARM and chosen else None
+
+    def notes(self, pairs: dict[int, int]) -> list[str]:
+        """Notes on what is not repeated, and on IPCs with too few repeats. pairs: IPC → number of pairs."""
+        bundles = len(set(self.bundles))
+        counts = {ipc: bundles if self.unit == "bundles" else count for ipc, count in pairs.items()}
+        one = [ONE_BUNDLE] if self.unit == "pairs" and all(self.bundles) else []
+        return one + [
+            f"IPC {ipc}: {count} {self.unit.removesuffix('s') if count == 1 else self.unit}, at least "
+            f"{fewest_repeats(self.unit, ipc)} are needed for a reported result"
+            for ipc, count in counts.items()
+            if count < fewest_repeats(self.unit, ipc)
+        ]
+
+
+def repeats_of(sets: Sequence[Path]) -> Repeats:
+    """Read from which bundle each set was generated; folders that `dpd generate` did not write have none.
+
+    Raises:
+        InputError: a dataset.json is damaged.
+    """
+    found = [read_set_file(Path(path)) for path in sets]
+    return Repeats(tuple(one.matching if one else "" for one in found))

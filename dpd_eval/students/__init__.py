@@ -1,1 +1,0 @@
-"""Students: the classifiers that are trained on every arm of an evaluation."""

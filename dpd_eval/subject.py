@@ -1,0 +1,442 @@
+"""What is audited, and the images it is audited with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dpd_eval.audited_model import Labels, Model
+from dpd_eval.extractor_choice import check_name
+from dpd_eval.records import bands_of_set, check_bands, set_reading
+from dpd_runtime.annotations import Float32, Images, Int64
+from dpd_runtime.bundle.archive import FolderFiles, ZipFiles, open_files
+from dpd_runtime.bundle.bundle import load_bundle
+from dpd_runtime.bundle.classes import read_class_table, read_code_table
+from dpd_runtime.bundle.manifest import MANIFEST_NAME, parse_manifest
+from dpd_runtime.dataset.state import DATASET_NAME
+from dpd_runtime.errors import BundleError, DataError, InputError
+from dpd_runtime.generation.networks import load_networks
+from dpd_runtime.generation.providers import choose_provider
+from dpd_runtime.generation.teacher import TEACHER
+from dpd_runtime.images.bands import Band
+from dpd_runtime.machine.cores import usable_cores
+from dpd_runtime.text import counted
+from dpd_train.held_out import BY_CONTENT, HeldOut
+from dpd_train.images import (
+    PLAIN,
+    Part,
+    Reading,
+    SceneSet,
+    check_files,
+    count_scenes,
+    fingerprint,
+    natural_side,
+    parse_reading,
+    read_scenes,
+    split_folders,
+)
+from dpd_train.run.finished import read_run
+
+# -- What an audit checks before PyTorch is imported: what kind of thing is audited, its classes, and the data.
+
+
+CODE_TABLE = ("classes.json", "prototypes.safetensors")
+CLASS_TABLE = (*CODE_TABLE, "prompts.safetensors")
+Kind = Literal["bundle", "run", "set"]
+
+
+def kind_of(path: Path) -> Kind:
+    """Tell what `path` is. Any folder that is neither a bundle nor a run is a set, whoever made its images.
+
+    Raises:
+        InputError: nothing at all, or a file that is no bundle.
+    """
+    if (path / DATASET_NAME).is_file():
+        return "set"
+    if (path / "run.json").is_file():
+        return "run"
+    if not path.exists():
+        raise InputError(f"{path}: no such bundle, run or set; give a .dpd file, a run or a folder of labelled images")
+    return "bundle" if path.is_file() or (path / MANIFEST_NAME).is_file() else "set"
+
+
+def check_run(kind: Kind, run: Path | None) -> None:
+    """Check `--run` for what is audited.
+
+    Raises:
+        InputError: `run` has no effect, or is not a run.
+    """
+    if run is None:
+        return
+    if kind == "set":
+        raise InputError(f"--run {run} has no effect on a set: it has no networks")
+    if kind == "run":
+        raise InputError(f"--run {run} has no effect: a run is audited with its own encoder")
+    if not (run / "pipeline").is_dir():
+        raise InputError(f"--run {run}: no pipeline/ in it; give the run directory from which the bundle was exported")
+
+
+def check_inputs(
+    path: Path,
+    train: Path,
+    holdout: Path | None,
+    *,
+    run: Path | None,
+    held_out: HeldOut,
+    images: int | None,
+    seed: int | None,
+) -> None:
+    """Check all that needs no network and no pixel, in less than a second.
+
+    Raises:
+        InputError, DataError, BundleError: as `dpd_eval.audit.audit`.
+    """
+    check_numbers(images, seed)
+    kind = kind_of(path)
+    for option, value in (("--images", images), ("--seed", seed)):
+        if kind == "set" and value is not None:
+            raise InputError(f"{option} {value} has no effect on a set: all its images are tested")
+    check_run(kind, run)
+    check_sources(train, holdout, _classes(path), held_out)
+
+
+def check_further(extractor: str | None) -> None:
+    """Check the name of a further extractor.
+
+    Raises:
+        InputError: an unknown one, or own, which the audit always has.
+    """
+    if extractor == "own":
+        raise InputError("--extractor own has no effect: the audit always has it; name another one")
+    if extractor is not None:
+        check_name(extractor)
+
+
+def _classes(path: Path) -> tuple[str, ...]:
+    """The class names of what is audited; of a bundle before its hashes are checked."""
+    kind = kind_of(path)
+    if kind == "set":
+        return tuple(check_files(path, "all"))
+    if kind == "run":
+        return tuple(str(entry["name"]) for entry in read_run(path).table["classes"])
+    files = open_files(path)
+    _check_there(path, files, (MANIFEST_NAME,))
+    manifest = parse_manifest(bytes(files[MANIFEST_NAME]))
+    read, names = (read_code_table, CODE_TABLE) if manifest.codes_only else (read_class_table, CLASS_TABLE)
+    _check_there(path, files, names)
+    table = read({name: bytes(files[name]) for name in names}, manifest.latent_shape)
+    return tuple(c.name for c in table.classes)
+
+
+def _check_there(path: Path, files: FolderFiles | ZipFiles, names: tuple[str, ...]) -> None:
+    if missing := [name for name in names if name not in files]:
+        raise BundleError(f"{path}: has no {missing[0]}; give a bundle that dpd export wrote")
+
+
+# -- The subject of an audit: a bundle, a run or a folder of labelled images, as networks, images and files.
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is audited.
+
+    Args:
+        files: what leaves the site, by path; None for a run.
+        trained_on: hash of the training images, if known.
+        bands: of its images; empty for RGB, None for a set without dataset.json, whose files decide.
+        model: None for a set.
+        images: of a set, with their labels, as `with_images` reads them.
+    """
+
+    name: str
+    kind: Kind
+    classes: tuple[str, ...]
+    side: int
+    files: Mapping[str, bytes] | None
+    trained_on: str | None
+    bands: tuple[Band, ...] | None = ()
+    model: Model | None = None
+    images: tuple[Images, Labels] | None = None
+
+
+def open_subject(path: Path) -> Subject:
+    """Open a bundle, a run or a set: any folder of labelled images.
+
+    Raises:
+        InputError: nothing at `path`.
+        BundleError: a damaged bundle.
+        DataError: a folder without labelled images.
+    """
+    kind = kind_of(path)
+    if kind == "set":
+        return _open_set(path)
+    if kind == "run":
+        from dpd_eval.audited_run import open_run
+
+        model = open_run(path)
+        return _with_model(path, "run", model, None)
+    bundle = load_bundle(path, allow_older=True)
+    provider = choose_provider("cpu", lambda candidate: None, listed=bundle.host.available_providers)
+    teacher = bundle.engine(TEACHER, provider) if TEACHER in bundle.files else None
+    files = dict(bundle.files) | {MANIFEST_NAME: bytes(open_files(path)[MANIFEST_NAME])}
+    networks = load_networks(bundle, provider, usable_cores())
+    return _with_model(path, "bundle", Model(bundle, networks, teacher), files)
+
+
+def _with_model(path: Path, kind: Literal["bundle", "run"], model: Model, files: Mapping[str, bytes] | None) -> Subject:
+    bundle = model.bundle
+    return Subject(
+        name=bundle.manifest.name,
+        kind=kind,
+        classes=tuple(c.name for c in bundle.classes),
+        side=bundle.manifest.image_shape[0],
+        files=files,
+        trained_on=bundle.manifest.data.get("fingerprint"),
+        bands=bundle.manifest.bands,
+        model=model,
+    )
+
+
+def _open_set(path: Path) -> Subject:
+    return Subject(
+        name=path.resolve().name,
+        kind="set",
+        classes=tuple(check_files(path, "all")),
+        side=natural_side(path),
+        files={str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()},
+        trained_on=None,
+        bands=bands_of_set(path),
+    )
+
+
+def reading_of(subject: Subject, run: Path | None, reading: Reading) -> Reading:
+    """How T is read: as the options say or, where they say nothing of the subject's bands, as its run read it.
+
+    Args:
+        run: that was audited or exported, if it is known.
+
+    Raises:
+        InputError: neither says it.
+    """
+    if not subject.bands or not reading.plain:
+        return reading
+    if run is None:
+        way_out = "give --bands all" + ("" if subject.kind == "set" else ", or --run RUN")
+        raise InputError(f"{subject.name} has {counted(len(subject.bands), 'band')}, --train is read as RGB: {way_out}")
+    config = read_run(run).record["config"]
+    return parse_reading(config.get("bands"), config.get("stretch"))
+
+
+def with_images(subject: Subject, path: Path, train: SceneSet) -> Subject:
+    """The subject beside T: a set with its images, read as they must be to be compared with it.
+
+    Raises:
+        InputError: it has other bands than T.
+        DataError: a set whose images cannot be used.
+    """
+    if subject.bands is not None:
+        check_bands(subject.name, subject.bands, train, "--train")
+    if subject.kind != "set":
+        return subject
+    scenes = read_scenes(path, part="all", resolution=subject.side, reading=set_reading(train))
+    return replace(subject, images=(scenes.images, scenes.labels))
+
+
+# -- The training images T, a hold-out H of the same distribution, and the samples of them for each test.
+
+
+SEED = 9  # for the halves of H and the samples of T
+MOST_SHARED = 0.1  # share of H that may be copies of T: these are left out; a larger share is an error
+Rows = Int64
+
+
+@dataclass(frozen=True)
+class AuditData:
+    """T (`train`) and H (`held`).
+
+    Args:
+        first, second: rows of H: H1 sets the thresholds, H2 is the negative control.
+        notes: remarks on the data for the reader of the audit.
+        set_aside: validation images where H is other images; what leaves must not give them away either.
+    """
+
+    train: SceneSet
+    held: SceneSet
+    first: Rows
+    second: Rows
+    notes: tuple[str, ...]
+    set_aside: SceneSet | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.train.classes
+
+    @cached_property
+    def structures(self) -> Float32:
+        """Structures of T [n, D], as `dpd_train.images.structure` has them."""
+        from dpd_train.images.structure import structure  # loads PyTorch
+
+        return structure(self.train.images)
+
+    @property
+    def names(self) -> list[str]:
+        """File names of all private images: T, H and those set aside."""
+        return [path for part in self._parts for path in part.paths]
+
+    @property
+    def pixels(self) -> Images:
+        """All private images, uint8 [n, H, W, C], in the same order."""
+        return np.concatenate([part.images for part in self._parts])
+
+    @property
+    def _parts(self) -> list[SceneSet]:
+        return [part for part in (self.train, self.held, self.set_aside) if part is not None]
+
+    def fingerprint(self) -> str:
+        """Return the hash of T as in run.json and bundle.json."""
+        return str(fingerprint(self.train)["sha256"])
+
+    def copied(self, most: int) -> Rows:
+        """Choose `most` random rows of T, whose copies the tests must find."""
+        return np.sort(np.random.default_rng(SEED).permutation(len(self.train.labels))[:most])
+
+    def members(self, most: int) -> tuple[Rows, Rows]:
+        """Choose about `most` rows of T and as many of H, with equal numbers of each class."""
+        rng = np.random.default_rng([SEED, most])
+        counts = [np.bincount(s.labels, minlength=len(self.classes)) for s in (self.train, self.held)]
+        common = np.minimum(*counts)
+        wanted = np.maximum(1, np.minimum(common, np.ceil(common * (most / max(most, common.sum()))).astype(int)))
+        chosen = [
+            np.concatenate(
+                [np.sort(rng.permutation(np.flatnonzero(s.labels == label))[:n]) for label, n in enumerate(wanted)]
+            )
+            for s in (self.train, self.held)
+        ]
+        return chosen[0], chosen[1]
+
+
+def read_data(
+    train: Path,
+    holdout: Path | None,
+    *,
+    classes: Sequence[str],
+    resolution: int,
+    held_out: HeldOut = BY_CONTENT,
+    reading: Reading = PLAIN,
+) -> AuditData:
+    """Read T, the training part of `train`, and H, which is `holdout` or the validation part of `train`.
+
+    Args:
+        holdout: its test/ is used if it has one, otherwise all of it.
+        classes: class names of what is audited.
+
+    Raises:
+        DataError: unusable data, other classes, a hold-out that was trained on or has fewer than two images per class.
+    """
+    read = partial(read_scenes, train, resolution=resolution, held_out=held_out, reading=reading)
+    real, set_aside = read(part="train"), None
+    if holdout is None:
+        held = read(part="val")
+    else:
+        set_aside = read(part="val") if held_out.val_per_class != 0 else None
+        part: Part = "test" if "test" in split_folders(holdout) else "all"
+        alike = real.rendering or PLAIN
+        held = read_scenes(holdout, part=part, resolution=resolution, held_out=held_out.elsewhere, reading=alike)
+    source = _source(holdout)
+    _check_classes(classes, real.classes, held.classes, source)
+    held, shared = _without_copies(held, real, source)
+    held, repeated = _one_of_each_scene(held)
+    shown = sum(count_scenes(train, "train", held_out, real.rendering or reading).scenes.values())
+    of_train = f"{len(real.labels)}" + (
+        f", which show {counted(shown, 'distinct scene')}" if shown < len(real.labels) else ""
+    )
+    notes = [f"H is {source}: {counted(len(held.labels), 'image')}; T has {of_train}"]
+    if holdout is None:
+        notes.append(
+            "H was used to choose when trainings stop: its losses are slightly lower than those of unseen images"
+        )
+    if shared:
+        notes.append(f"{counted(shared, 'image of H is', 'images of H are')} also in T, and left out")
+    if repeated:
+        out = counted(repeated, "image of H was", "images of H were")
+        notes.append(f"{out} left out as turned, mirrored or near duplicates of others in H")
+    return AuditData(real, held, *_halves(held.labels, classes, source), tuple(notes), set_aside)
+
+
+def check_sources(train: Path, holdout: Path | None, classes: Sequence[str], held_out: HeldOut = BY_CONTENT) -> None:
+    """Check the folders or lists of `read_data`, their classes and counts, before any image is opened.
+
+    Raises:
+        DataError: as `read_data`.
+    """
+    real = check_files(train, "train", held_out)
+    if holdout is None:
+        held = check_files(train, "val", held_out)
+    else:
+        part: Part = "test" if "test" in split_folders(holdout) else "all"
+        held = check_files(holdout, part, held_out.elsewhere)
+    _check_classes(classes, tuple(real), tuple(held), _source(holdout))
+
+
+def _source(holdout: Path | None) -> str:
+    return "the validation part of --train" if holdout is None else "--holdout"
+
+
+def _check_classes(audited: Sequence[str], real: Sequence[str], held: Sequence[str], source: str) -> None:
+    for what, classes in (("--train", real), (source, held)):
+        if set(classes) != set(audited):
+            differing = ", ".join(sorted(set(classes) ^ set(audited)))
+            raise DataError(f"{what}: its classes differ from the audited ones: {differing}")
+
+
+def _without_copies(held: SceneSet, real: SceneSet, source: str) -> tuple[SceneSet, int]:
+    known = set(real.hashes)
+    kept = np.array([digest not in known for digest in held.hashes], dtype=bool)
+    shared = int((~kept).sum())
+    if shared > MOST_SHARED * len(kept):
+        are = "is a training image" if shared == 1 else "are training images"
+        raise DataError(
+            f"{source}: {shared} of its {counted(len(kept), 'image')} {are}; give images that were not trained on"
+        )
+    return held.only(np.flatnonzero(kept)), shared
+
+
+def _one_of_each_scene(held: SceneSet) -> tuple[SceneSet, int]:
+    """H with one image of each scene, and the number of others: H1 and H2 share none, and numbers of images decide what
+    a test can tell.
+    """
+    from dpd_train.images.structure import near_duplicates  # loads PyTorch
+
+    near = near_duplicates(held.images, held.hashes)
+    return (held.only([row for row in range(len(held.labels)) if row not in near]), len(near)) if near else (held, 0)
+
+
+def _halves(labels: Rows, classes: Sequence[str], source: str) -> tuple[Rows, Rows]:
+    """Split each class into random halves."""
+    rng = np.random.default_rng(SEED)
+    first, second = [], []
+    for label, name in enumerate(classes):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        if len(rows) < 2:
+            raise DataError(
+                f"{source}: class {name} has {counted(len(rows), 'usable image')}, near duplicates counted once: an "
+                "audit needs at least 2 per class"
+            )
+        first.append(rows[: len(rows) // 2])
+        second.append(rows[len(rows) // 2 :])
+    return np.sort(np.concatenate(first)), np.sort(np.concatenate(second))
+
+
+def check_numbers(images: int | None, seed: int | None) -> None:
+    """Check the numbers given on the command line; None is not given.
+
+    Raises:
+        InputError: a number out of range.
+    """
+    if images is not None and images < 1:
+        raise InputError(f"--images is {images}: give at least 1; an audit needs 500")
+    if seed is not None and not 0 <= seed < 2**32:
+        raise InputError(f"--seed is {seed}: it must be 0 … 2**32 - 1")
