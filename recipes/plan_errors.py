@@ -18,9 +18,7 @@ from typing import Any
 
 from result_file import tell
 
-from dpd_cli.distillation.planned import begin
-from dpd_cli.distillation.request import Asked, request_of
-from dpd_cli.distillation.stages import distil
+from dpd_cli.distillation import Asked, begin, distil, request_of
 from dpd_train.compute import tracking
 from dpd_train.run.planning import kept, plan
 

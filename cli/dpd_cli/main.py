@@ -9,31 +9,32 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from dpd_cli import interrupts
+from dpd_cli import terminal
 from dpd_cli.commands.audit import audit_command
-from dpd_cli.commands.bench import bench_command
+from dpd_cli.commands.bundles import (
+    decrypt_command,
+    encrypt_command,
+    info_command,
+    keygen_command,
+    sign_command,
+    verify_command,
+)
 from dpd_cli.commands.check import check_command
 from dpd_cli.commands.demo import demo_command
 from dpd_cli.commands.distill import distill_command
-from dpd_cli.commands.doctor import doctor_command
-from dpd_cli.commands.encrypt import decrypt_command, encrypt_command
+from dpd_cli.commands.doctor import bench_command, doctor_command
 from dpd_cli.commands.engines import engines_command
 from dpd_cli.commands.evaluate import evaluate_command
 from dpd_cli.commands.export import export_command
 from dpd_cli.commands.fit import fit_command
 from dpd_cli.commands.generate import generate_command
-from dpd_cli.commands.info import info_command
-from dpd_cli.commands.keygen import keygen_command
 from dpd_cli.commands.predict import predict_command
 from dpd_cli.commands.pretrain import pretrain_command
 from dpd_cli.commands.report import report_command
 from dpd_cli.commands.select import select_command
-from dpd_cli.commands.sign import sign_command
 from dpd_cli.commands.train import train_command
-from dpd_cli.commands.verify import verify_command
-from dpd_cli.config_file import OPTION, read_config, take_config
-from dpd_cli.help import DEBUG, Verb, Verbs
-from dpd_cli.interrupts import INTERRUPTED
+from dpd_cli.options import DEBUG, OPTION, Verb, Verbs, read_config, take_config
+from dpd_cli.terminal import INTERRUPTED
 from dpd_runtime.engines.calls import stop_calls
 from dpd_runtime.errors import DpdError, InputError
 from dpd_runtime.files import FULL, disk_fault
@@ -99,8 +100,8 @@ def _options(
 
 def main() -> None:
     """Run the command line. An error becomes one line and an exit code."""
-    interrupts.install()
-    interrupts.prepare_streams()
+    terminal.install()
+    terminal.prepare_streams()
     os.environ["PYTHONSAFEPATH"] = "1"  # processes that we start import nothing from the working folder either
     try:
         code = _run(sys.argv[1:] or ["--help"])
@@ -167,7 +168,7 @@ def _explain(error: Exception) -> NoReturn:
             "programs, raise the limit (ulimit -v, the container's), make smaller batches or use a machine with more",
             5,
         )
-    if isinstance(error, BrokenPipeError) and error.filename == interrupts.RESULTS:
+    if isinstance(error, BrokenPipeError) and error.filename == terminal.RESULTS:
         sys.exit(1)  # nobody reads any more, and nobody would read why
     fault = disk_fault(error) or (error if isinstance(error, OSError) else None)
     if fault is not None:

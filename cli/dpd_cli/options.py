@@ -1,26 +1,34 @@
-"""Options: made from the fields of a config, or shared by several commands."""
+"""Options that several commands have, in a configuration file and in the help too."""
 
 import functools
 import inspect
 import logging
 import os
 import re
+import textwrap
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from dpd_runtime.command_line import option
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import naming
 from dpd_train.options import choices  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle
     from dpd_runtime.bundle.encryption import Key
     from dpd_train.reading import Reading
+
+
+# -- Options: made from the fields of a config, or shared by several commands.
+
 
 PASSPHRASE_VARIABLE = "DPD_PASSPHRASE"
 EXTRAS = {
@@ -336,3 +344,206 @@ def key_of(path: Path, key_file: Path | None, passphrase_file: Path | None) -> "
     if key_file or passphrase_file or is_encrypted(path):
         return given_key(key_file, passphrase_file)
     return None
+
+
+# -- `--config FILE.toml` of every command: options as keys. The command line wins.
+
+
+OPTION = "--config"
+
+
+def take_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+    """Split `--config FILE` from the other arguments.
+
+    Raises:
+        InputError: the option has no file, or is there twice.
+    """
+    from dpd_runtime.errors import InputError
+
+    kept: list[str] = []
+    files: list[str] = []
+    waiting = False
+    for argument in arguments:
+        if waiting:
+            files.append(argument)
+            waiting = False
+        elif argument == OPTION:
+            waiting = True
+        elif argument.startswith(OPTION + "="):
+            files.append(argument.removeprefix(OPTION + "="))
+        else:
+            kept.append(argument)
+    if waiting or len(files) > 1:
+        raise InputError(f"{OPTION} takes one TOML file, once")
+    return kept, Path(files[0]) if files else None
+
+
+def read_config(path: Path, command: str, parameters: Sequence[Any], commands: Collection[str]) -> dict[str, Any]:
+    """Read the values for a command, by parameter name.
+
+    Keys may be written with - or _. A table with the command's name holds values for this command only. A list stands
+    for its values separated by commas where the option is given once.
+
+    Args:
+        parameters: the command's, as click describes them. commands: names of all commands.
+
+    Raises:
+        InputError: there is no such file, it is not TOML, a table is not a command's, or a key is not an option of the
+            command.
+    """
+    import tomllib
+
+    from dpd_runtime.errors import InputError
+
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{OPTION} {path}: {error.strerror}; give a readable TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{OPTION} {path}: not TOML ({error})") from error
+    tables = {key for key, value in content.items() if isinstance(value, dict)}
+    if strange := sorted(tables - set(commands)):
+        raise InputError(f"{OPTION} {path}: [{strange[0]}] is no command of dpd; see dpd --help")
+    own = content.pop(command, {})
+    if not isinstance(own, dict):
+        raise InputError(f"{OPTION} {path}: {command} is not a table; write [{command}] above its options")
+    merged = {key: value for key, value in content.items() if not isinstance(value, dict)} | own
+    options = {spelling.lstrip("-"): p for p in parameters for spelling in (*p.opts, p.name or "")}
+    unknown = sorted(key for key in merged if key.replace("_", "-") not in options)
+    if unknown:
+        raise InputError(f"{OPTION} {path}: dpd {command} has no option {', '.join(unknown)}; see dpd {command} --help")
+    return dict(_value_in_file(options[key.replace("_", "-")], value) for key, value in merged.items())
+
+
+def _value_in_file(parameter: Any, value: Any) -> tuple[str, Any]:
+    """The name of a parameter, and its value as the command line would have it."""
+    from dpd_runtime.command_line import joined
+
+    once = parameter.nargs == 1 and not getattr(parameter, "multiple", False)
+    return parameter.name, joined(value) if once and isinstance(value, list) else value
+
+
+# -- `--help`: plain text under headings.
+
+
+DEBUG = "--debug"
+DEBUG_HELP = (DEBUG, "Show the traceback of an error.")
+PANELS = (
+    "Data",
+    "Images",
+    "Sampling",
+    "Model",
+    "Steps",
+    "Batches",
+    "Learning rates",
+    "Prototypes",
+    "Bundle",
+    "Engines",
+    "Privacy",
+    "Output",
+    "Running",
+    "Several machines",
+    "Security",
+)
+"""Headings of options in `--help`, in this order; "Options" holds the rest."""
+
+
+class Verb(TyperCommand):
+    """A command whose help is plain text under headings. No name of an option is cut, at any width.
+
+    The error of a full disk that names no file, as of libraries that write by themselves, names the command's --out.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        out = ctx.params.get("out")
+        with naming(out) if isinstance(out, Path) else nullcontext():
+            return super().invoke(ctx)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """List the required options, `[OPTIONS]` and the arguments."""
+        arguments = [p for p in self.params if p.param_type_name == "argument"]
+        needed = [f"{p.opts[0]} {p.name.upper()}" for p in self.params if p not in arguments and p.required]
+        named = [_names(p, ctx) if p.required else f"[{_names(p, ctx)}]" for p in arguments]
+        return [*needed, "[OPTIONS]", *named]
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Write the description, then the examples line by line."""
+        _write_text(self.help or "", formatter)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments, then the options of each panel."""
+        rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in ("Arguments", *PANELS, "Options")}
+        for parameter in self.get_params(ctx):
+            if not getattr(parameter, "hidden", False):
+                kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                heading = getattr(parameter, "rich_help_panel", None) or kind
+                rows[heading].append((_names(parameter, ctx), _help(parameter)))
+        own = [(f"{OPTION} FILE", "Read options from a TOML file. The command line wins."), DEBUG_HELP]
+        rows["Options"][-1:-1] = own  # before --help
+        _write_rows(formatter, rows)
+
+
+class Verbs(TyperGroup):
+    """The list of commands under headings, each with its first sentence."""
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Write the description."""
+        _write_text(self.help or "", formatter)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands of each panel, then the options."""
+        rows: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            if command := self.get_command(ctx, name):
+                first = (command.help or "").split("\n\n")[0]
+                rows.setdefault(getattr(command, "rich_help_panel", None) or "Commands", []).append((name, first))
+        rows["Options"] = [(_names(parameter, ctx), _help(parameter)) for parameter in self.get_params(ctx)]
+        rows["Options"].insert(-1, DEBUG_HELP)
+        _write_rows(formatter, rows)
+
+
+def _write_text(text: str, formatter: Any) -> None:
+    text, _, examples = inspect.cleandoc(text).partition("\n\nExamples:\n")
+    formatter.write_paragraph()
+    formatter.write_text(text)
+    if examples:
+        with formatter.section(_bold("Examples")):
+            for line in examples.splitlines():
+                formatter.write(f"  {line.strip()}\n")
+
+
+def _write_rows(formatter: Any, rows: dict[str, list[tuple[str, str]]]) -> None:
+    """Write names and their texts, side by side; the text of a long name is below it. No word is broken."""
+    wide = min(28, max(len(names) for entries in rows.values() for names, _ in entries))
+    for heading, entries in rows.items():
+        if not entries:
+            continue
+        with formatter.section(_bold(heading)):
+            for names, text in entries:
+                lines = textwrap.wrap(text, formatter.width - wide - 4, break_on_hyphens=False, break_long_words=False)
+                first = lines.pop(0) if len(names) <= wide and lines else ""
+                formatter.write(f"  {names:<{wide}}  {first}".rstrip() + "\n")
+                for line in lines:
+                    formatter.write(f"{'':{wide + 4}}{line}\n")
+
+
+def _bold(heading: str) -> str:
+    return heading if os.environ.get("NO_COLOR") else typer.style(heading, bold=True)
+
+
+def _names(parameter: Any, ctx: Any) -> str:
+    """Return `--long METAVAR`, for an argument its metavar."""
+    if parameter.param_type_name == "argument":
+        return str(parameter.metavar or parameter.name.upper())
+    return str(parameter.get_help_record(ctx)[0]).replace(" / ", ", ")
+
+
+def _help(parameter: Any) -> str:
+    """Return the option's text, with its default unless the text states it."""
+    words = " ".join((parameter.help or "").split())
+    if parameter.required and parameter.param_type_name == "option":
+        return f"{words} Required."
+    if parameter.default in (None, "") or parameter.default is False or "Default:" in words or parameter.required:
+        return words
+    return f"{words} Default: {parameter.default}."

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 
 import dpd_cli.commands.distill as command
-import dpd_cli.distillation.planned as planned
-import dpd_cli.distillation.stages as stages
+import dpd_cli.distillation as planned
+import dpd_cli.distillation as stages
 import dpd_eval.evaluation as evaluation
 import dpd_eval.extractors as own
-from dpd_cli import interrupts
+from dpd_cli import terminal
 from dpd_cli.main import main
-from dpd_cli.progress import Update
+from dpd_cli.terminal import Update
 from dpd_train.classifiers import training
 from dpd_train.prototypes.matching import codes, statistics
 from dpd_train.prototypes.private import budget, choice, decoder, public
@@ -53,7 +53,7 @@ def killing(stage: str, update: int) -> Callable[[], Any]:
 
             def told(done: int, total: int) -> None:
                 nonlocal seen
-                interrupts.check()
+                terminal.check()
                 seen += 1
                 if re.sub(r"^\d/\d ", "", title) == stage and seen == update:
                     if interrupt:

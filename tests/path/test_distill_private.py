@@ -13,8 +13,8 @@ from PIL import Image
 
 pytest.importorskip("diffusers")
 pytest.importorskip("dp_accounting")
-from dpd_cli.distillation.private import _entry, _handed_over
-from dpd_cli.distillation.request import PrivateRequest
+from dpd_cli.distillation import PrivateRequest
+from dpd_cli.private_distillation import _entry, _handed_over
 from dpd_runtime import load_bundle
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.images import check_files, read_scenes

@@ -14,7 +14,7 @@ from tests.commands import dpd
 
 LOST = """
 import os, signal, time
-from dpd_cli import interrupts, progress
+from dpd_cli import terminal as interrupts, terminal as progress
 
 class Library:
     def __del__(self):
@@ -34,7 +34,7 @@ with progress.stage_progress() as stage:
 """
 DEAF = """
 import time
-from dpd_cli import interrupts
+from dpd_cli import terminal as interrupts
 
 interrupts.install()
 while True:
@@ -70,7 +70,7 @@ def test_a_second_one_leaves_at_once(second: signal.Signals, process_environment
 
 def test_under_nohup_it_stays_ignored(process_environment: dict[str, str]) -> None:
     program = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-    program += "from dpd_cli import interrupts\ninterrupts.install()\nsignal.raise_signal(signal.SIGINT)"
+    program += "from dpd_cli import terminal as interrupts\ninterrupts.install()\nsignal.raise_signal(signal.SIGINT)"
     subprocess.run([sys.executable, "-c", program], env=process_environment, timeout=60, check=True)
 
 

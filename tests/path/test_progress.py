@@ -12,12 +12,12 @@ from fcntl import ioctl
 
 import pytest
 
-from dpd_cli import progress
+from dpd_cli import terminal
 
 COLUMNS = 100
 DRAW = """
 import logging, time
-from dpd_cli import progress
+from dpd_cli import terminal as progress
 progress.SAMPLE = 0.2
 progress.log_to_console()
 with progress.stage_progress() as stage:
@@ -85,8 +85,8 @@ def test_without_a_terminal_there_are_plain_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter(range(0, 100_000, 10))  # a step takes some tens of seconds: each look at the clock takes ten
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
-    with progress.stage_progress() as stage:
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(clock)))
+    with terminal.stage_progress() as stage:
         update = stage("training")
         for step in range(400, 410):  # an earlier session has done 400
             update(step, 1000)
@@ -97,8 +97,8 @@ def test_without_a_terminal_there_are_plain_lines(
 
 def test_a_long_stage_leaves_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter(range(0, 100_000, 10))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
-    with progress.stage_progress() as stage:
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(clock)))
+    with terminal.stage_progress() as stage:
         for title, steps in (("long", 4), ("short", 1)):
             update = stage(title)
             for step in (*range(steps), steps - 1, steps - 1):  # a rounded count is at its end for a while
@@ -109,12 +109,12 @@ def test_a_long_stage_leaves_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 
 def test_the_end_is_a_time_of_day_and_on_another_day_its_name() -> None:
-    assert re.fullmatch(r"(\w{3} )?\d\d:\d\d", progress.time_of_day(60))
-    assert re.fullmatch(r"\w{3} \d\d:\d\d", progress.time_of_day(86_400))
+    assert re.fullmatch(r"(\w{3} )?\d\d:\d\d", terminal.time_of_day(60))
+    assert re.fullmatch(r"\w{3} \d\d:\d\d", terminal.time_of_day(86_400))
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.4, "0 s"), (99, "99 s"), (119, "2 min"), (3590, "1 h 0 min"), (8000, "2 h 13 min")]
 )
 def test_durations(seconds: float, words: str) -> None:
-    assert progress.duration(seconds) == words
+    assert terminal.duration(seconds) == words

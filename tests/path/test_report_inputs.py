@@ -8,8 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("jinja2")
-from dpd_cli.distillation.planned import Distillation
-from dpd_cli.distillation.request import Asked, PrivateRequest
+from dpd_cli.distillation import Asked, Distillation, PrivateRequest
 from dpd_eval.report import write_report
 from dpd_runtime.files import write_atomically
 from dpd_train.run.planning.plan import full_plan

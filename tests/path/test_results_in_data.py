@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("diffusers")
-from dpd_cli.distillation.planned import STORED_PRIVATE, Distillation
-from dpd_cli.distillation.request import Asked, PrivateRequest
+from dpd_cli.distillation import STORED_PRIVATE, Asked, Distillation, PrivateRequest
 from dpd_eval.selection import write_folder
 from dpd_runtime.classifier.label import images_below
 from dpd_runtime.dataset.state import State

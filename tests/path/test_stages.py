@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dpd_cli.progress import NumberedStages
+from dpd_cli.terminal import NumberedStages
 
 pytest.importorskip("torch")
 from dpd_train.compute.device import one_thread

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from dpd_cli.commands.info import _repeats
+from dpd_cli.commands.bundles import _repeats
 from dpd_cli.main import app
 from dpd_runtime import embedded_bundle, load_bundle
 from dpd_runtime.bundle.classes import SceneClass

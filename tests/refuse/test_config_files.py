@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from dpd_cli.config_file import read_config, take_config
 from dpd_cli.main import app
+from dpd_cli.options import read_config, take_config
 from dpd_runtime.errors import InputError
 from tests.commands import dpd
 

@@ -11,13 +11,13 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from dpd_cli.commands.pretrain import TRAININGS
-from dpd_cli.commands.pretrain_features import FIELDS
-from dpd_cli.help import PANELS
+from dpd_cli.commands.pretrain import FIELDS
 from dpd_cli.main import app, main
+from dpd_cli.options import PANELS
 from dpd_eval.options import EvaluateConfig
 from dpd_train.config import PRESETS, TrainConfig
 from dpd_train.options import choices
+from dpd_train.pretrain import TRAININGS
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="a site has no PyTorch")

@@ -282,7 +282,7 @@ def test_output_to_a_full_disk_is_an_error_in_one_line(
 
 TALKING = """
 import sys
-from dpd_cli import interrupts
+from dpd_cli import terminal as interrupts
 interrupts.prepare_streams()
 for _ in range(3):
     print("step", file=sys.stderr, flush=True)
@@ -306,7 +306,7 @@ def test_what_is_said_of_progress_ends_nothing(gone: str, environment: dict[str,
 
 HUNG_UP = """
 import os, signal, sys, time
-from dpd_cli import interrupts
+from dpd_cli import terminal as interrupts
 interrupts.install()
 print("ready", flush=True)
 try:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dpd_cli.options import Device, Json, Overwrite, Values, extras_of, given_values, options_of, require_torch, under
-from dpd_cli.progress import stage_progress
-from dpd_cli.terminal import print_json, print_table, table
+from dpd_cli.terminal import print_json, print_table, stage_progress, table
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder, check_cache, check_writable
 from dpd_train.config import check_device  # noqa: TID253 -- loads no PyTorch

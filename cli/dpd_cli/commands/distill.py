@@ -6,18 +6,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from dpd_cli import interrupts
-from dpd_cli.distillation.request import Asked, PrivateRequest, folder_of, request_of
+from dpd_cli import terminal
+from dpd_cli.distillation import Asked, PrivateRequest, folder_of, request_of
 from dpd_cli.options import Json, Scenes, Values, extras_of, given_values, options_of, require_torch, under
-from dpd_cli.progress import beside_idle, duration, log_to_console, stage_progress
-from dpd_cli.terminal import Interrupted, print_json
+from dpd_cli.terminal import Interrupted, beside_idle, duration, log_to_console, print_json, stage_progress
 from dpd_runtime.command_line import Option, option_words, shown
 from dpd_runtime.errors import InputError
 from dpd_runtime.text import counted
 from dpd_train.reading import parse_reading  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
-    from dpd_cli.distillation.planned import Distillation, Tell
+    from dpd_cli.distillation import Distillation, Tell
 
 LOOPS = ("dpd_train.classifiers", "dpd_train.diffusion", "dpd_train.prototypes.matching", "dpd_train.vae")
 PLANNED = ("dpd_train.run.data", "dpd_train.train")
@@ -63,8 +62,7 @@ def distill_command(
         dpd distill scenes/ --out again.dpd --plan site-run
         dpd distill scenes/ --out site.dpd --dp 1 --public other-scenes/
     """
-    from dpd_cli.distillation.planned import STORED_PRIVATE, resume_command
-    from dpd_cli.distillation.stages import distil, failed_audit
+    from dpd_cli.distillation import STORED_PRIVATE, distil, failed_audit, resume_command
 
     asked = given_values(given, Asked) | given_values(given, PrivateRequest)
     if resume and (data is not None or asked or plan_only):
@@ -103,8 +101,8 @@ def distill_command(
 
 
 def _distil_privately(data: Path | None, out: Path, asked: dict[str, Any], json_output: bool) -> None:
-    from dpd_cli.distillation.planned import check_resumed, resume_command, resumed_lines
-    from dpd_cli.distillation.private import begin_privately, distil_privately, read_request, repeated_scenes
+    from dpd_cli.distillation import check_resumed, resume_command, resumed_lines
+    from dpd_cli.private_distillation import begin_privately, distil_privately, read_request, repeated_scenes
 
     require_torch("export", "cpu", "dp")
     if data is None:
@@ -153,7 +151,7 @@ def _print_signing(out: Path, ipc: int, *required: Option) -> None:
 
 def _begun(data: Path | None, out: Path, asked: dict[str, Any], tell: "Tell") -> "Distillation":
     """The distillation to continue, or a new one with its plan, whose data and notes are told."""
-    from dpd_cli.distillation.planned import begin, check_resumed, read_distillation, resumed_lines
+    from dpd_cli.distillation import begin, check_resumed, read_distillation, resumed_lines
 
     if data is None:
         before = read_distillation(folder_of(out))
@@ -185,7 +183,7 @@ def _log() -> None:
 
 
 def _tell(line: str) -> None:
-    interrupts.check()
+    terminal.check()
     print(line, file=sys.stderr, flush=True)
 
 

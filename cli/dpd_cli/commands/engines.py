@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from dpd_cli.options import Gpu, Json, Overwrite, under
-from dpd_cli.progress import progress_bar
-from dpd_cli.terminal import engine_lines, print_engines, print_json
+from dpd_cli.terminal import engine_lines, print_engines, print_json, progress_bar
 from dpd_runtime.errors import InputError
 
 Bundle = Annotated[

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dpd_cli.options import Device, Json, Values, extras_of, given_values, options_of, require_torch, under
-from dpd_cli.progress import Update, stage_progress
-from dpd_cli.terminal import print_json, print_table, table
+from dpd_cli.terminal import Update, print_json, print_table, stage_progress, table
 from dpd_eval.options import EvaluateConfig  # noqa: TID253 -- loads no PyTorch
 from dpd_runtime.files import cache_folder, check_cache, check_file_place, write_atomically
 from dpd_runtime.text import counted

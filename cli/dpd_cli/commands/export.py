@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpd_cli.options import Json, Overwrite, named_after, require_torch, under
-from dpd_cli.progress import progress_bar
-from dpd_cli.terminal import engine_lines, print_engines, print_json
+from dpd_cli.terminal import engine_lines, print_engines, print_json, progress_bar
 from dpd_runtime.command_line import option_words, shown
 from dpd_runtime.errors import DpdError, EnginesError, InputError
 from dpd_runtime.text import counted

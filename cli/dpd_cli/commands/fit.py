@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpd_cli.options import Device, Json, Threads, Values, extras_of, given_values, options_of, require_torch, under
-from dpd_cli.progress import progress_bar
-from dpd_cli.terminal import print_json
+from dpd_cli.terminal import print_json, progress_bar
 from dpd_eval.options import FitConfig  # noqa: TID253 -- loads no PyTorch
 from dpd_runtime.command_line import shown
 from dpd_runtime.text import counted

@@ -24,8 +24,7 @@ from dpd_cli.options import (
     open_bundle,
     under,
 )
-from dpd_cli.progress import progress_bar
-from dpd_cli.terminal import freshness_lines, print_json, signature_facts
+from dpd_cli.terminal import freshness_lines, print_json, progress_bar, signature_facts
 from dpd_runtime.command_line import listed_names, shown
 from dpd_runtime.errors import InputError, SetHashError
 from dpd_runtime.text import counted

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dpd_cli.options import Gpu, Json, under
-from dpd_cli.progress import progress_bar
-from dpd_cli.terminal import print_json
+from dpd_cli.terminal import print_json, progress_bar
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_file_place
 from dpd_runtime.text import counted

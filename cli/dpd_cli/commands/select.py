@@ -18,8 +18,7 @@ from dpd_cli.options import (
     require_torch,
     under,
 )
-from dpd_cli.progress import stage_progress
-from dpd_cli.terminal import print_json
+from dpd_cli.terminal import print_json, stage_progress
 from dpd_eval.options import BASELINES  # noqa: TID253 -- loads no PyTorch
 from dpd_runtime.text import counted
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch

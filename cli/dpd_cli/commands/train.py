@@ -25,8 +25,7 @@ from dpd_cli.options import (
     require_torch,
     under,
 )
-from dpd_cli.progress import NumberedStages, log_to_console, stage_progress
-from dpd_cli.terminal import Interrupted, print_json
+from dpd_cli.terminal import Interrupted, NumberedStages, log_to_console, print_json, stage_progress
 from dpd_runtime.command_line import shown
 from dpd_runtime.errors import DpdError, InputError
 from dpd_runtime.text import counted

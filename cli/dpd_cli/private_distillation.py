@@ -13,9 +13,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
-from dpd_cli.distillation.planned import STORED_PRIVATE, Tell, check_places
-from dpd_cli.distillation.request import PrivateRequest
-from dpd_cli.progress import Update
+from dpd_cli.distillation import STORED_PRIVATE, PrivateRequest, Tell, check_places
+from dpd_cli.terminal import Update
 from dpd_runtime.errors import CheckError, DataError, InputError
 from dpd_runtime.files import read_object, write_atomically
 from dpd_runtime.text import counted
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from dpd_train.prototypes.private.classifier import ReleasedClassifier
     from dpd_train.prototypes.private.ledger import Cost, Entry
     from dpd_train.prototypes.private.release import Release
+
 
 DONE, MADE_WITH = "result.json", "made_with.json"
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpd_cli.distillation.planned import STORED, STORED_PRIVATE, read_distillation, resume_command
-from dpd_cli.distillation.private import read_request
+from dpd_cli.distillation import STORED, STORED_PRIVATE, read_distillation, resume_command
+from dpd_cli.private_distillation import read_request
 from dpd_runtime.dataset.state import DATASET_NAME
 from dpd_runtime.errors import InputError
 

@@ -1,0 +1,710 @@
+"""`dpd distill`: what was asked for, the plan, and the stages, without the command line."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from dpd_cli.terminal import Update, progress_bar
+from dpd_runtime.command_line import option, shown
+from dpd_runtime.errors import DataError, InputError
+from dpd_runtime.files import check_writable, size_of, write_atomically
+from dpd_runtime.text import counted
+from dpd_train.config import OWN, WATCHERS_HELP  # noqa: TID253 -- loads no PyTorch
+from dpd_train.held_out import By  # noqa: TID253 -- loads no PyTorch
+from dpd_train.options import setting  # noqa: TID253 -- loads no PyTorch
+from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
+
+if TYPE_CHECKING:
+    from dpd_eval.recipe import Recipe
+    from dpd_export import ExportOptions
+    from dpd_train.config import TrainConfig
+    from dpd_train.held_out import HeldOut
+    from dpd_train.images import Counted
+    from dpd_train.prototypes.private.budget import Budget
+    from dpd_train.run.planning.plan import DistillPlan, Task
+
+
+# -- What `dpd distill` is asked for: its options, as the command line reads them and as a distillation stores them.
+
+
+PATHS = ("holdout", "plan", "public")
+R = TypeVar("R", bound="Request")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(ImageOptions):
+    """What every distillation is asked for.
+
+    Args:
+        data, out: absolute paths. Fields with a help text are options.
+    """
+
+    where: ClassVar[str]
+
+    data: str
+    out: str
+    seed: int = setting(0, "Running", "Random seed.")
+    base: str = setting("nano", "Data", "Base model: nano, a diffusers folder or a hub id.")
+    resolution: int | None = setting(None, "Images", "Image side in pixels. Default: the base's own.")
+    threads: int | None = setting(None, "Running", "PyTorch threads. Default: the cores that are idle.")
+
+    def __post_init__(self) -> None:
+        """Raises:
+        InputError: a value out of range.
+        TypeError: a stored path that is no text.
+        """
+        if not all(isinstance(value, str) for value in (self.data, self.out, self.base)):
+            raise TypeError("a place that is no text")
+        at_least_one("threads", self.threads)
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked(Request):
+    """What a planned distillation is asked for."""
+
+    where: ClassVar[str] = "without --dp"
+
+    ipc: int | None = setting(
+        None,
+        "Images",
+        "Images per class. Default: 10, or 5 where a class has fewer than 60 training images; with --dp 200.",
+    )
+    minutes: float | None = setting(
+        None,
+        "Running",
+        "Time that the plan may take. Default: 90, or 10 with --quick, or what this machine needs at least.",
+    )
+    quick: bool = setting(
+        False, "Running", "A first look: a bundle of codes, a picture and one pair of students, without an audit."
+    )
+    holdout: str | None = setting(
+        None, "Data", "Images that are not in DATA, for the audit. Default: the validation part of DATA.", "<path>"
+    )
+    plan: str | None = setting(
+        None,
+        "Running",
+        "Folder of an earlier distillation, whose plan is repeated: the same seed and watchers give the same codes.",
+        "<path>",
+    )
+    watchers: str = setting(OWN, "Images", WATCHERS_HELP)
+    codes_only: bool | None = setting(
+        None,
+        "Images",
+        "Leave out whatever samples or judges images: a tenth of the size, and no more images than codes. Default: "
+        "where a class has fewer than 60 training images.",
+    )
+
+    def __post_init__(self) -> None:
+        at_least_one("ipc", self.ipc)
+        if self.minutes is not None and not 0 < self.minutes < 1e5:
+            raise InputError(f"--minutes is {self.minutes:g}: give a number above 0")
+        if self.quick and self.holdout:
+            raise InputError("--holdout has no effect with --quick, which audits nothing: leave it out")
+        super().__post_init__()
+        if self.codes_only is False and self.reading.carries:
+            raise InputError(
+                f"--no-codes-only samples red, green and blue, and --bands {self.bands} carries other bands: leave it "
+                "out, or give three --bands"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateRequest(Request):
+    """What a distillation with differential privacy is asked for.
+
+    Args:
+        dp, dp_delta: ε and δ.
+        counts: class → number of private images, without the validation part, which is left for `dpd evaluate`. They
+            are counted when the distillation begins.
+        identity: of this distillation in the ledger of releases, however often it is interrupted.
+    """
+
+    where: ClassVar[str] = "with --dp, which does not use it"
+
+    split: By = "files"
+    ipc: int = setting(200, "Images", "Codes per class.")
+    dp: float = setting(
+        None,
+        "Privacy",
+        "Make codes with differential privacy: this epsilon for one image. Nothing is evaluated or audited then.",
+        "EPSILON",
+    )
+    dp_delta: float = setting(1e-5, "Privacy", "Delta of --dp.")
+    public: str | None = setting(
+        None,
+        "Privacy",
+        "With --dp: labelled images, of any classes, that need no protection. Networks are trained on them, and they "
+        "become the set, in other colours. Default: drawn scenes.",
+        "<path>",
+    )
+    most_epsilon: float | None = setting(
+        None,
+        "Privacy",
+        "With --dp: refuse where this and earlier releases of an image cost more than this epsilon together.",
+        "EPSILON",
+    )
+    counts: dict[str, int] = field(default_factory=dict)
+    identity: str = field(default_factory=lambda: token_hex(8))
+
+    def __post_init__(self) -> None:
+        at_least_one("ipc", self.ipc)
+        super().__post_init__()
+        if not re.fullmatch(r"[0-9a-f]{16}", self.identity):  # the name of a file in the ledger
+            raise TypeError("an identity of another form")
+        if self.split == "content":
+            raise InputError(
+                "--split content and --groups move several images where one is replaced, and the guarantee is for one: "
+                "leave them out of --dp"
+            )
+        if self.most_epsilon is not None and not self.most_epsilon >= self.dp:
+            raise InputError(f"--most-epsilon {self.most_epsilon:g} is below --dp {self.dp:g}: take a smaller --dp")
+        if self.reading.carries:
+            raise InputError(
+                f"--dp is for red, green and blue, and --bands {self.bands} carries other bands: give three"
+            )
+
+    @property
+    def folder(self) -> Path:
+        return folder_of(Path(self.out))
+
+    @property
+    def classifier(self) -> Path:
+        """The folder of the released classifier: `site-classifier` beside `site.dpd`."""
+        return _beside(Path(self.out), "classifier")
+
+    @property
+    def budget(self) -> "Budget":
+        from dpd_train.prototypes.private.budget import Budget
+
+        return Budget(epsilon=self.dp, delta=self.dp_delta)
+
+    @property
+    def options(self) -> "ExportOptions":
+        from dpd_export import ExportOptions
+
+        return ExportOptions(name=Path(self.out).name.removesuffix(".dpd"), codes_only=True)
+
+
+def request_of(kind: type[R], data: Path, out: Path, given: Mapping[str, Any]) -> R:
+    """Make a request of the options that were given; paths become absolute.
+
+    Raises:
+        InputError: a value out of range, or an option that this kind of distillation does not use.
+    """
+    known = {one.name for one in fields(kind)}
+    for name in given:
+        if name not in known:
+            raise InputError(f"{option(name)} has no effect {kind.where}: leave it out")
+    places = {name: str(Path(given[name]).absolute()) for name in PATHS if name in given}
+    if "watchers" in given:
+        from dpd_train.run.folder import placed_watchers
+
+        places["watchers"] = placed_watchers(given["watchers"])
+    return kind(**{**given, **places}, data=str(data.absolute()), out=str(out.absolute()))
+
+
+def at_least_one(name: str, value: int | None) -> None:
+    """Check the value of an option that counts something; None is not given.
+
+    Raises:
+        InputError: it is below 1.
+    """
+    if value is not None and value < 1:
+        raise InputError(f"--{name} is {value}: it must be at least 1")
+
+
+def folder_of(out: Path) -> Path:
+    """The folder of the distillation of the bundle `out`: `site-run` beside `site.dpd`."""
+    return _beside(out, "run")
+
+
+def _beside(out: Path, what: str) -> Path:
+    return out.with_name(f"{out.name.removesuffix('.dpd')}-{what}")
+
+
+# -- A planned distillation: what was asked for and its plan, as they are stored in its folder.
+
+
+STORED = "plan.json"
+STORED_PRIVATE = "private.json"  # instead of it, of a distillation with --dp
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """A planned distillation.
+
+    Args:
+        ipc, codes_only: as asked for, or what suits the number of scenes. notes: lines about data and plan.
+        idle: seconds that the plan takes on idle cores; None for one that another distillation had.
+    """
+
+    folder: Path
+    asked: Asked
+    threads: int
+    ipc: int
+    codes_only: bool
+    images: int
+    classes: int
+    judged_ipc: int
+    notes: tuple[str, ...]
+    plan: "DistillPlan"
+    idle: float | None = None
+
+    @property
+    def out(self) -> Path:
+        return Path(self.asked.out)
+
+    @property
+    def data(self) -> Path:
+        return Path(self.asked.data)
+
+    @property
+    def training(self) -> Path:
+        """The run directory of `dpd train`."""
+        return self.folder / "training"
+
+    @property
+    def unaudited(self) -> Path:
+        return self.folder / "unaudited.dpd"
+
+    @property
+    def results(self) -> dict[str, Path]:
+        """What its report shows, by what it is."""
+        return {
+            "evaluation": self.folder / "evaluation.json",
+            "set": self.folder / "set",
+            "bundle": self.out,
+            "training run": self.training,
+        }
+
+    def config(self) -> "TrainConfig":
+        """The config of the training."""
+        return training_config(self.asked, self.plan, self.ipc)
+
+    def store(self) -> None:
+        """Make the folder, and write the plan into it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = asdict(self) | {"folder": None}
+        write_atomically(self.folder / STORED, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def training_config(asked: Asked, plan: "DistillPlan", ipc: int) -> "TrainConfig":
+    own = {name: getattr(asked, name) for name in ("seed", "base", "resolution", "watchers")}
+    return plan.config(ipc=ipc, **own, **asked.image_options)
+
+
+def resume_command(out: Path) -> str:
+    """The command that continues the distillation of `out`."""
+    return shown(["dpd", "distill", "--resume", "--out", out])
+
+
+def read_distillation(folder: Path) -> Distillation:
+    """Read what `folder` holds.
+
+    Raises:
+        InputError: no distillation, or one of another version.
+    """
+    from dpd_train.run.planning.plan import DistillPlan
+
+    try:
+        content = json.loads((folder / STORED).read_text(encoding="utf-8"))
+        plan, asked, notes = DistillPlan(**content["plan"]), Asked(**content["asked"]), tuple(content["notes"])
+        return Distillation(**content | {"folder": folder, "asked": asked, "notes": notes, "plan": plan})
+    except OSError:
+        raise InputError(f"{folder}: holds no distillation; begin one with dpd distill DATA --out OUT") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{folder}: was made by another version of dpd ({error}); choose another --out") from error
+
+
+def check_resumed(request: Request, out: Path) -> None:
+    """Check that a stored distillation writes to the --out of the command line, and nowhere else.
+
+    Raises:
+        InputError: it does not. A run folder that somebody else made could name any place.
+    """
+    if Path(request.out).resolve() != out.resolve():
+        raise InputError(
+            f"{folder_of(out)}: was begun with --out {request.out}, not {out}; nothing was changed: give that --out, "
+            "move the folder back to where it was, or begin again with another --out"
+        )
+
+
+def resumed_lines(request: Request) -> list[str]:
+    """What a resumed distillation reads, as the run folder says, for the user to look at."""
+    return [f"data          {request.data}, as the run folder says", f"base          {request.base}"]
+
+
+def begin(asked: Asked, tell: Tell) -> Distillation:
+    """Check the data, measure this machine, and plan. Nothing is written.
+
+    Args:
+        tell: prints a line. What the data are like is told before this machine is measured.
+
+    Raises:
+        DataError, InputError: unusable data, options or places, or a plan that does not fit into the time.
+    """
+    from dpd_runtime.machine.cores import idle_cores, usable_cores
+    from dpd_train.bases.folder import check_base_bands
+    from dpd_train.images import check_files, count_scenes
+    from dpd_train.images.look import look_at
+    from dpd_train.run.folder import fate_of_scenes
+    from dpd_train.run.planning.plan import (
+        MINUTES,
+        QUICK_MINUTES,
+        TOLERANCE,
+        fitting_plan,
+        full_plan,
+        make_plan,
+        on_idle_cores,
+        plan_remarks,
+        remarks,
+        task_of,
+    )
+
+    out, cores = Path(asked.out), usable_cores()
+    folder = folder_of(out)
+    check_places(folder, out)
+    data = Path(asked.data)
+    _check_data(asked, folder)
+    files = check_files(data, "train", asked)
+    tell(f"data          {counted(sum(files.values()), 'training image')} of {counted(len(files), 'class')}")
+    look = look_at(data, asked.reading)
+    look.check(data)
+    fate = fate_of_scenes(look.sample.sides, asked.base, asked.resolution)
+    for line in fate:
+        tell(f"note          {line}")
+    with progress_bar("looking for near duplicates"):
+        found, held = count_scenes(data, "train", asked, asked.reading), held_images(data, asked, asked.holdout)
+    found.check(data)
+    counts = found.scenes
+    check_base_bands(asked.base, look.bands)
+    task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, sum(held.scenes.values()), bool(look.bands))
+    _check_codes(task, counts, asked.watchers)
+    threads, idle = asked.threads or idle_cores(), None
+    notes = [*look.remarks(), *scene_remarks(found), *remarks(counts, task)]
+    if not asked.quick:
+        notes += audit_remarks(held)
+    for line in notes:
+        tell(f"note          {line}")
+    of_plan = list[str]()
+    if asked.plan is not None:
+        repeated = read_distillation(Path(asked.plan))
+        plan = repeated.plan
+        if repeated.asked.watchers != asked.watchers:
+            had = f"{asked.plan} had --watchers {repeated.asked.watchers}"
+            of_plan.append(f"{had}, not {asked.watchers}: the times of the plan are not those of this run")
+    else:
+        from dpd_train.run.planning.kept import speed_here
+
+        with progress_bar("measuring") as progress:
+            config = training_config(asked, full_plan(1, 1), task.ipc)
+            alone, share = speed_here(config, threads, progress, tell, len(look.bands))
+        speed = alone.beside_others(share)
+        usual = QUICK_MINUTES if asked.quick else MINUTES
+        plan = make_plan(task, speed, usual) if asked.minutes is None else fitting_plan(task, speed, asked.minutes)
+        idle = on_idle_cores(plan.total, share, threads, cores)
+        if asked.minutes is None and plan.longest > 60 * usual * TOLERANCE:
+            of_plan.append(f"on this machine it takes longer than the usual {usual:g} minutes")
+    if asked.threads is None and threads < cores:
+        of_plan.append(f"other programs are busy: {threads} of {cores} cores are used; they may slow this")
+    of_plan = [*plan_remarks(task, plan), *of_plan]
+    for line in of_plan:
+        tell(f"note          {line}")
+    return Distillation(
+        folder=folder,
+        asked=asked,
+        threads=threads,
+        ipc=task.ipc,
+        codes_only=task.codes_only,
+        images=sum(found.images.values()),
+        classes=task.classes,
+        judged_ipc=task.judged_ipc,
+        notes=(*fate, *notes, *of_plan),
+        plan=plan,
+        idle=idle,
+    )
+
+
+def check_places(folder: Path, out: Path) -> None:
+    """Check that a distillation can write its folder and its bundle.
+
+    Raises:
+        InputError: something is there already, or nothing can be written there.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        begun = (folder / STORED).exists() or (folder / STORED_PRIVATE).exists()
+        way = f"continue it with: {resume_command(out)}, or " if begun else ""
+        raise InputError(f"{folder} exists; {way}choose another --out")
+    if out.exists():
+        raise InputError(f"--out {out} exists; choose another --out")
+    check_writable(out)
+
+
+def _check_data(asked: Asked, folder: Path) -> None:
+    """Check the data before an image is opened."""
+    from dpd_train.images import check_files
+    from dpd_train.run.folder import check_inputs
+    from dpd_train.run.planning.plan import USUAL_IPC, full_plan
+
+    data = Path(asked.data)
+    check_inputs(data, folder / "training", training_config(asked, full_plan(1, 1), asked.ipc or USUAL_IPC))
+    if asked.holdout:
+        _check_holdout(Path(asked.holdout), set(check_files(data, "train", asked)), asked.elsewhere)
+
+
+def _check_codes(task: "Task", counts: Mapping[str, int], watchers: str) -> None:
+    """Check that codes can be matched where the options ask for them."""
+    from dpd_train.config import OWN
+    from dpd_train.run.folder import LEAST_MATCHED
+
+    asked = "--codes-only" if task.codes_only else f"--watchers {watchers}" if watchers != OWN else None
+    if asked is not None and not task.matched:
+        least = min(counts, key=counts.__getitem__)
+        raise DataError(
+            f"{asked}: class {least!r} has {counted(task.smallest, 'training image')}, too few for matched codes, "
+            f"which need {LEAST_MATCHED}; add some, or leave it out"
+        )
+
+
+def held_images(data: Path, options: "ImageOptions", holdout: str | None) -> "Counted":
+    """The images that the audit compares with."""
+    from dpd_train.images import count_scenes
+
+    if holdout:
+        return count_scenes(Path(holdout), "all", options.elsewhere, options.reading)
+    return count_scenes(data, "val", options, options.reading)
+
+
+def scene_remarks(found: "Counted") -> list[str]:
+    """A line if training images show scenes that others show too."""
+    if sum(found.scenes.values()) == sum(found.images.values()):
+        return []
+    return [f"training part: {found}; turned, mirrored and near duplicates count once, and one of each is trained on"]
+
+
+def audit_remarks(held: "Counted") -> list[str]:
+    """A line if the audit has few scenes that the bundle was not made from."""
+    from dpd_eval.verdict import FEWEST_IMAGES
+
+    if sum(held.scenes.values()) >= FEWEST_IMAGES:
+        return []
+    return [
+        f"the audit compares with {held}; with so few a WARN is to be expected, as some tests and controls "
+        "cannot decide: --holdout or --val-per-class gives it more"
+    ]
+
+
+def _check_holdout(holdout: Path, classes: set[str], held_out: "HeldOut") -> None:
+    from dpd_train.images import check_files
+
+    if missing := sorted(classes - set(check_files(holdout, "all", held_out))):
+        raise DataError(f"--holdout {holdout}: has no images of {missing[0]!r}; give images of every class")
+
+
+# -- The stages of `dpd distill`: each calls a room and leaves a file, so that a killed distillation continues.
+
+
+Stage = Callable[[str], Update]
+COUNTED_FOR = {
+    "1": "reading and encoding",
+    "2": "export and verification",
+    "3": "judging",
+    "4": "audit and report",
+}
+"""What a part of the distillation counts for in the plan, but for the stages that are in it themselves."""
+QUICK = COUNTED_FOR | {"4": "judging"}
+
+
+def distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
+    """Make everything that is not there yet. Returns the facts for the user.
+
+    Raises:
+        InputError: another process works in the folder.
+    """
+    from dpd_runtime.file_lock import worked_in
+
+    with worked_in(made.folder, "dpd distill"):
+        return _distil(made, stage, tell)
+
+
+def _distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
+    from dpd_train.compute.tracking import Stopwatch
+
+    watch = Stopwatch(made.folder / "seconds.json")
+    works = (_train, _export, _judge, _look if made.asked.quick else _audit)
+    timed = watch.around(stage)
+    finished = made.folder / "result.json"
+    if not finished.exists():
+        for number, work in enumerate(works, start=1):
+            tell(f"stage {number}/{len(works)}     {(work.__doc__ or '').splitlines()[0].rstrip('.')}")
+            part = f"{number}/{len(works)}"
+            work(made, partial(_part, timed, part), tell)
+            watch.end(f"{part} the rest")
+            watch.keep()
+        write_atomically(
+            finished, (json.dumps(_result(made, watch.times()), indent=1, allow_nan=False) + "\n").encode()
+        )
+    content: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+    return content
+
+
+def _part(stage: Stage, part: str, title: str) -> Update:
+    return stage(f"{part} {title}")
+
+
+def _train(made: Distillation, stage: Stage, tell: Tell) -> None:
+    """Train the networks and match codes."""
+    if (made.training / "run.json").exists():
+        return
+    import torch
+
+    from dpd_train.compute.device import use_device
+    from dpd_train.train import train
+
+    torch.set_num_threads(made.threads)
+    train(made.data, made.training, made.config(), resume=True, device=use_device("auto"), progress=stage)
+
+
+def _export(made: Distillation, stage: Stage, tell: Tell) -> None:
+    """Export a bundle and verify it against PyTorch's images."""
+    if made.out.exists() or (made.folder / "audit.json").exists():
+        return
+    from dpd_export import ExportOptions, export_run
+    from dpd_runtime.bundle.bundle import load_bundle
+    from dpd_runtime.engines.engine import Provider
+    from dpd_runtime.generation.replay import check_replay, replay
+
+    if not made.unaudited.exists():
+        options = ExportOptions(name=made.out.name.removesuffix(".dpd"), codes_only=made.codes_only)
+        export_run(made.training, made.unaudited, options, progress=stage("exporting"), tell=tell)
+    bundle = load_bundle(made.unaudited)
+    if (done := replay(bundle, Provider("cpu", "requested", 0))) is not None:
+        check_replay(done, bundle.manifest.precision, "cpu")
+        tell(f"verified      golden images {done.psnr_db:.1f} dB from PyTorch's, {done.limit_db:.0f} dB are needed")
+
+
+def _look(made: Distillation, stage: Stage, tell: Tell) -> None:
+    """Write a report of what is not audited."""
+    from dpd_eval.report import write_report
+
+    if not made.out.exists():
+        made.unaudited.replace(made.out)
+    write_report(list(made.results.values()), made.folder / "report.html")
+
+
+def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
+    """Compare students on the set with students on real images."""
+    place = made.folder / "evaluation.json"
+    if place.exists():
+        return
+    from dpd_eval import evaluate
+    from dpd_eval.options import EvaluateConfig
+    from dpd_runtime import generate, load_bundle, write_set
+
+    bundle, images = load_bundle(made.unaudited), made.folder / "set"
+    write_set(generate(bundle, ipc=made.judged_ipc, seed=made.asked.seed, provider="cpu"), images, stage("generating"))
+    config = EvaluateConfig(
+        baselines=("random", "full" if made.asked.quick else "herding"),
+        metrics=not made.asked.quick,
+        ipc=(made.judged_ipc,),
+        pairs=made.plan.pairs,
+        **made.asked.image_options,
+        jobs=made.threads,
+    )
+    students = stage("training students, %")
+    evaluation = evaluate(
+        [images],
+        config,
+        train=made.data,
+        test="val",
+        recipe=_recipe(made),
+        device="auto",
+        progress=lambda done, total, what: students(round(100 * done / total), 100),
+        stage=stage,
+    )
+    write_atomically(place, (json.dumps(evaluation.to_dict(), indent=1, allow_nan=False) + "\n").encode())
+
+
+def _recipe(made: Distillation) -> "Recipe":
+    """How students are trained. In a first look all arms take as many steps, where that suffices for all images."""
+    from dpd_eval.recipe import load_recipe
+    from dpd_train.run.planning.plan import SEEN_OFTEN
+
+    recipe = load_recipe("quick")
+    return replace(recipe, full_steps=0) if made.asked.quick and made.images <= SEEN_OFTEN else recipe
+
+
+def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
+    """Audit the bundle against images that it was not made from, and write the report."""
+    from dpd_eval.audit import audit
+    from dpd_eval.report import write_report
+    from dpd_eval.verdict import write_record
+    from dpd_train.run.planning.plan import AUDIT_IMAGES
+
+    place = made.folder / "audit.json"
+    if not place.exists():
+        result = audit(
+            made.unaudited,
+            train=made.data,
+            holdout=Path(made.asked.holdout) if made.asked.holdout else None,
+            run=made.training,
+            held_out=made.asked,
+            images=AUDIT_IMAGES,
+            seed=made.asked.seed,
+            reading=made.asked.reading,
+            device="auto",
+            stage=stage,
+        )
+        write_record(result, made.unaudited, made.out)
+        write_atomically(place, (json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n").encode())
+    write_report(list(made.results.values()), made.folder / "report.html")
+    made.unaudited.unlink(missing_ok=True)
+
+
+def _result(made: Distillation, times: dict[str, Any]) -> dict[str, Any]:
+    """The facts at the end, as `--json` prints them."""
+    from dpd_runtime.bundle.bundle import load_bundle
+    from dpd_train.run.planning.plan import spent_by_stage
+
+    def read(name: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((made.folder / f"{name}.json").read_text("utf-8"))
+        return content
+
+    evaluation = read("evaluation")
+    audit = {"verdict": "unaudited", "reasons": []} if made.asked.quick else read("audit")
+    table = json.loads((made.training / "classes.json").read_text("utf-8"))
+    return {
+        "out": str(made.out),
+        "bytes": size_of(made.out),
+        "bundle_hash": load_bundle(made.out, allow_older=True).hash,
+        "prototypes": table["prototype_kind"],
+        "judged": {name: evaluation[name] for name in ("arms", "differences", "test_images")},
+        **{name: audit[name] for name in ("verdict", "reasons", "summary") if name in audit},
+        **times,
+        "planned_seconds": made.plan.total,
+        "planned": {**made.plan.seconds, **made.plan.perhaps},
+        "spent": spent_by_stage(made.plan, times["stages"], QUICK if made.asked.quick else COUNTED_FOR),
+        "report": str(made.folder / "report.html"),
+        "set": str(made.folder / "set"),
+        "run": str(made.folder),
+    }
+
+
+def failed_audit(result: dict[str, Any]) -> None:
+    """Raise an error if the audit failed; everything has been written then.
+
+    Raises:
+        AuditError: the verdict is FAIL.
+    """
+    if result["verdict"] == "unaudited":
+        return
+    from dpd_eval.verdict import check_verdict, read_audit
+
+    check_verdict(read_audit(Path(result["run"]) / "audit.json"))

@@ -1,1 +1,0 @@
-"""A distillation: what was asked for and planned, and the stages that make it."""
