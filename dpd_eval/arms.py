@@ -48,9 +48,9 @@ from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.dataset.formats import Encoding
 from dpd_runtime.errors import DataError, DpdError, InputError
 from dpd_runtime.text import counted
-from dpd_train.classifiers.network import count_parameters
-from dpd_train.compute.device import one_thread
-from dpd_train.images import SceneSet
+from dpd_train.compute import one_thread
+from dpd_train.networks import count_parameters
+from dpd_train.scene_set import SceneSet
 
 # -- Run the trainings of an evaluation, here or in worker processes, unless their results are in the cache.
 

@@ -22,14 +22,12 @@ from dpd_runtime.engines.record import is_engine
 from dpd_runtime.errors import BundleError
 from dpd_runtime.files import home_folder
 from dpd_runtime.images.folders import SHEET_NAME
-from dpd_runtime.images.pictures import open_image
+from dpd_runtime.images.pictures import SUFFIXES, open_image
 from dpd_runtime.images.tags import TIFF_STARTS, first_directory
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_runtime.strict_json import parse_json
 from dpd_runtime.text import counted
-from dpd_train.images import SUFFIXES
-from dpd_train.images.structure import similarities, unit
-from dpd_train.images.symmetry import ORDER, d4
+from dpd_train.symmetry import ORDER, d4, similarities, unit
 
 # -- What the scan searches for, and what it finds.
 

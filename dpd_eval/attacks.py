@@ -23,12 +23,11 @@ from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.sample import Denoise, from_uint8, to_uint8
 from dpd_runtime.sampling.schedule import Schedule, add_noise, predicted_original
 from dpd_runtime.text import counted
-from dpd_train.bases.base import load_base
-from dpd_train.bases.folder import SHIPPED_BASE
-from dpd_train.compute.device import one_thread
-from dpd_train.images import SceneSet, to_float
-from dpd_train.images.structure import unit
-from dpd_train.images.symmetry import ORDER, d4
+from dpd_train.base_files import SHIPPED_BASE
+from dpd_train.bases import load_base
+from dpd_train.compute import one_thread
+from dpd_train.scene_set import SceneSet, to_float
+from dpd_train.symmetry import ORDER, d4, unit
 
 # -- Membership: can a network's score tell training images from hold-out images? (docs/reference/privacy.md)
 

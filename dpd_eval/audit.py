@@ -71,11 +71,9 @@ from dpd_runtime.machine.versions import package_versions
 from dpd_runtime.sampling.sample import Denoise
 from dpd_runtime.sampling.schedule import Schedule, add_noise
 from dpd_runtime.text import counted
-from dpd_train.bases.latents import encode_cached
-from dpd_train.compute.checkpoint import step_generator
-from dpd_train.compute.device import one_thread, use_device
-from dpd_train.held_out import BY_CONTENT, HeldOut
-from dpd_train.images import PLAIN, Reading
+from dpd_train.bases import encode_cached
+from dpd_train.compute import one_thread, step_generator, use_device
+from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading
 from dpd_train.remarks import bundle_remarks
 
 OTHER_IMAGES = "the hold-out is not comparable"

@@ -14,7 +14,7 @@ from dpd_runtime.generation.compute import BlockComputer
 from dpd_runtime.generation.networks import Networks, decode, denoise
 from dpd_runtime.sampling.sample import to_uint8
 from dpd_runtime.sampling.sampler import BLOCK, Sampler
-from dpd_train.prototypes.prototypes import at_full_size
+from dpd_train.prototypes import at_full_size
 
 Labels = NDArray[np.int64]
 CALL = 50  # latents in one call of a network

@@ -13,8 +13,8 @@ from dpd_runtime.bundle.bundle import Bundle
 from dpd_runtime.bundle.classes import SceneClass, images_behind
 from dpd_runtime.generation.networks import Networks
 from dpd_runtime.sampling.sampler import fitted, sampler_schedule, suited_sampler
-from dpd_train.run.finished import read_run
-from dpd_train.run.opened import OpenedRun, load_run
+from dpd_train.context import OpenedRun, load_run
+from dpd_train.run import read_run
 
 
 @dataclass(frozen=True)

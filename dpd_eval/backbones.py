@@ -14,10 +14,10 @@ from dpd_eval.hub import build_hub_student
 from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import expanded
-from dpd_train.bases.published import Colours, read_colours
-from dpd_train.classifiers.encoder import Encoder
 from dpd_train.config import HUB
-from dpd_train.images import to_float
+from dpd_train.encoder import Encoder
+from dpd_train.published import Colours, read_colours
+from dpd_train.scene_set import to_float
 
 # -- A transformers image classifier with its own weights as the start of a training.
 

@@ -9,7 +9,7 @@ from dpd_eval.extensions import extension_names, load_extension
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_train.config import HUB
-from dpd_train.images import SceneSet
+from dpd_train.scene_set import SceneSet
 
 if TYPE_CHECKING:
     from dpd_eval.extractors import Extractor

@@ -18,14 +18,13 @@ from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.errors import DataError, DiskError, InputError
 from dpd_runtime.files import cache_folder, is_own, write_atomically
 from dpd_runtime.text import counted
-from dpd_train.bases.hub import find_model, first_sentence, image_model, image_processor, public_name
-from dpd_train.classifiers.network import ResNet, ResNetConfig
-from dpd_train.classifiers.training import ClassifierTraining, train_classifier
-from dpd_train.compute.checkpoint import load_state
-from dpd_train.compute.device import has_bfloat16, one_thread
+from dpd_train.base_files import find_model, first_sentence, image_model, image_processor, public_name
+from dpd_train.classifiers import ClassifierTraining, train_classifier
+from dpd_train.compute import has_bfloat16, load_state, one_thread
 from dpd_train.config import HUB
-from dpd_train.images import SceneSet, to_float
-from dpd_train.images.symmetry import ORDER, d4
+from dpd_train.networks import ResNet, ResNetConfig
+from dpd_train.scene_set import SceneSet, to_float
+from dpd_train.symmetry import ORDER, d4
 
 # -- What every extractor offers: features and, if it knows classes, labels.
 
@@ -74,7 +73,7 @@ class Extractor:
 
 def short_hash(model: torch.nn.Module) -> str:
     """Return the first 12 digits of the sha256 of the weights."""
-    from dpd_train.bases.latents import weights_hash  # loads diffusers, which computing features does not need
+    from dpd_train.bases import weights_hash  # loads diffusers, which computing features does not need
 
     return weights_hash(model)[:12]
 

@@ -22,10 +22,11 @@ from dpd_eval.statistics import average_accuracy, confusion_matrix, overall_accu
 from dpd_eval.students import predict, train_network, train_student
 from dpd_runtime.annotations import Array, Images, Int64, Progress
 from dpd_runtime.errors import DataError
-from dpd_train.compute.device import use_device
-from dpd_train.held_out import HeldOut, choose_groups, joined
-from dpd_train.images import SceneSet, fingerprint, read_scenes
-from dpd_train.images.structure import near_groups
+from dpd_train.compute import use_device
+from dpd_train.reading import HeldOut, choose_groups, joined
+from dpd_train.scene_set import SceneSet, fingerprint
+from dpd_train.scenes import read_scenes
+from dpd_train.symmetry import near_groups
 
 CHECK_SHARE, CHECK_STEPS = 5, 4
 """Without own images a fifth of the set's images is held out of a second training, with a quarter of the steps."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import find_model, model_hash, partial_model, refuse_random
+from dpd_train.base_files import find_model, model_hash, partial_model, refuse_random
 from dpd_train.config import HUB
 
 if TYPE_CHECKING:

@@ -19,19 +19,9 @@ from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.text import counted
 from dpd_train.config import HUB
 from dpd_train.foreground.cropping import check_segmenter
-from dpd_train.held_out import BY_CONTENT, HeldOut
-from dpd_train.images import (
-    PLAIN,
-    Reading,
-    SceneSet,
-    check_files,
-    fingerprint,
-    image_sizes,
-    natural_side,
-    read_scenes,
-    split_folders,
-)
-from dpd_train.reading import ImageOptions
+from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, ImageOptions, Reading
+from dpd_train.scene_set import SceneSet, fingerprint
+from dpd_train.scenes import check_files, image_sizes, natural_side, read_scenes, split_folders
 
 # -- The images of an evaluation: sets, real training images and test images, read in the same way and cross-checked.
 

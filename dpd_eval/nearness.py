@@ -29,9 +29,8 @@ from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.dataset.sheet import contact_sheet
 from dpd_runtime.images.bands import Band, picture
 from dpd_runtime.text import counted
-from dpd_train.images.structure import NEAR, closeness, orbit, similarities, structure, unit
-from dpd_train.images.symmetry import ORDER
-from dpd_train.prototypes.too_near import Nearest, thresholds
+from dpd_train.symmetry import NEAR, ORDER, closeness, orbit, similarities, structure, unit
+from dpd_train.too_near import Nearest, thresholds
 
 # -- Feature spaces in which images are compared.
 
@@ -67,7 +66,7 @@ def further_space(extractor: Extractor) -> Space:
 
 
 def structure_space() -> Space:
-    """Return the space of edge positions, independent of contrast (`dpd_train.images.structure`)."""
+    """Return the space of edge positions, independent of contrast (`dpd_train.symmetry`)."""
     return Space("structure", structure, sees_through_vae=True)
 
 

@@ -7,8 +7,7 @@ from dpd_eval.extensions import extension_names
 from dpd_eval.pretrained import without_folder
 from dpd_runtime.errors import InputError
 from dpd_train.config import HUB
-from dpd_train.options import setting
-from dpd_train.reading import ImageOptions
+from dpd_train.reading import ImageOptions, setting
 
 # -- The options of an evaluation. Every field is an option of `dpd evaluate`; this module does not load PyTorch.
 

@@ -8,8 +8,8 @@ from dpd_eval.extensions import extension_names, load_extension
 from dpd_eval.hub import find_folder, identity, is_hub
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import expanded
-from dpd_train.classifiers.encoder import check_encoder
 from dpd_train.config import FAMILY, HUB
+from dpd_train.encoder import check_encoder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,7 +65,7 @@ def build_pretrained(name: str, num_classes: int) -> "nn.Module":
 
     from dpd_eval.backbones import EncoderBody, HubBody, Probe, open_backbone
     from dpd_eval.hub import build_hub_student
-    from dpd_train.classifiers.encoder import load_encoder
+    from dpd_train.encoder import load_encoder
 
     if name.startswith(PROBE):
         inner = name.removeprefix(PROBE)

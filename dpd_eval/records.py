@@ -18,7 +18,9 @@ from dpd_runtime.strict_json import MAX_JSON_BYTES, loads
 from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
-    from dpd_train.images import Reading, Rendering, SceneSet
+    from dpd_train.rasters import Rendering
+    from dpd_train.reading import Reading
+    from dpd_train.scene_set import SceneSet
 
 
 # -- Read JSON from outside: it is refused where it is not what dpd writes.
@@ -188,7 +190,7 @@ def check_bands(what: str, bands: Sequence[Band], real: "SceneSet", reference: s
 
 def set_reading(real: "SceneSet") -> "Reading | Rendering":
     """How the files of a distilled set are read beside these real images."""
-    from dpd_train.images import PLAIN
+    from dpd_train.reading import PLAIN
 
     return real.rendering.of_sets if real.bands and real.rendering is not None else PLAIN
 

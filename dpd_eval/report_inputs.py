@@ -37,15 +37,13 @@ from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, STATE_NAME
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import is_safe_name
 from dpd_runtime.images.bands import Band, picture
-from dpd_runtime.images.pictures import MOST_PIXELS, read_pixels
+from dpd_runtime.images.pictures import MOST_PIXELS, SUFFIXES, read_pixels
 from dpd_runtime.images.pixels import read_square, size_in_header
 from dpd_runtime.sampling.sampler import Sampler
 from dpd_runtime.strict_json import check_json_size, loads
 from dpd_runtime.text import counted
 from dpd_train.config import TrainConfig
-from dpd_train.images import SUFFIXES, Rendering
-from dpd_train.images.rasters import require_rasterio
-from dpd_train.images.rendering import reader
+from dpd_train.rasters import Rendering, reader, require_rasterio
 from dpd_train.remarks import recorded_sides, size_remarks
 
 # -- Images in the page: contact sheets of each class as data URIs.

@@ -25,9 +25,10 @@ from dpd_runtime.machine.versions import package_versions, versions
 from dpd_runtime.sampling.sampler import BLOCK
 from dpd_runtime.text import counted
 from dpd_train.foreground.cropping import Stage, check_segmenter
-from dpd_train.held_out import BY_CONTENT, HeldOut
-from dpd_train.images import PLAIN, Reading, SceneSet, check_files, fingerprint, read_scenes
-from dpd_train.prototypes.herding import herded
+from dpd_train.prototypes import herded
+from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading
+from dpd_train.scene_set import SceneSet, fingerprint
+from dpd_train.scenes import check_files, read_scenes
 
 if TYPE_CHECKING:
     from dpd_eval.extractors import Extractor

@@ -35,9 +35,9 @@ from dpd_eval.statistics import confusion_matrix
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder, read_cached
-from dpd_train.compute.device import autocast, decay_groups, has_bfloat16, one_thread, to_device
-from dpd_train.images import to_float
-from dpd_train.images.symmetry import random_d4
+from dpd_train.compute import autocast, decay_groups, has_bfloat16, one_thread, to_device
+from dpd_train.scene_set import to_float
+from dpd_train.symmetry import random_d4
 
 # -- The table of students, and building one by name.
 #

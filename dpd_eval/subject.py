@@ -24,21 +24,10 @@ from dpd_runtime.generation.teacher import TEACHER
 from dpd_runtime.images.bands import Band
 from dpd_runtime.machine.cores import usable_cores
 from dpd_runtime.text import counted
-from dpd_train.held_out import BY_CONTENT, HeldOut
-from dpd_train.images import (
-    PLAIN,
-    Part,
-    Reading,
-    SceneSet,
-    check_files,
-    count_scenes,
-    fingerprint,
-    natural_side,
-    parse_reading,
-    read_scenes,
-    split_folders,
-)
-from dpd_train.run.finished import read_run
+from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading, parse_reading
+from dpd_train.run import read_run
+from dpd_train.scene_set import Part, SceneSet, fingerprint
+from dpd_train.scenes import check_files, count_scenes, natural_side, read_scenes, split_folders
 
 # -- What an audit checks before PyTorch is imported: what kind of thing is audited, its classes, and the data.
 
@@ -276,8 +265,8 @@ class AuditData:
 
     @cached_property
     def structures(self) -> Float32:
-        """Structures of T [n, D], as `dpd_train.images.structure` has them."""
-        from dpd_train.images.structure import structure  # loads PyTorch
+        """Structures of T [n, D], as `dpd_train.symmetry` has them."""
+        from dpd_train.symmetry import structure  # loads PyTorch
 
         return structure(self.train.images)
 
@@ -408,7 +397,7 @@ def _one_of_each_scene(held: SceneSet) -> tuple[SceneSet, int]:
     """H with one image of each scene, and the number of others: H1 and H2 share none, and numbers of images decide what
     a test can tell.
     """
-    from dpd_train.images.structure import near_duplicates  # loads PyTorch
+    from dpd_train.symmetry import near_duplicates  # loads PyTorch
 
     near = near_duplicates(held.images, held.hashes)
     return (held.only([row for row in range(len(held.labels)) if row not in near]), len(near)) if near else (held, 0)

@@ -1,6 +1,6 @@
 """What decides a run of `dpd train`, apart from the data. Every field is an option of the command line."""
-# ruff: noqa: RUF009 -- setting() is dataclasses.field()
 
+# ruff: noqa: RUF009 -- setting() is dataclasses.field()
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -10,8 +10,7 @@ from typing import Any, Literal, get_args
 from dpd_runtime.command_line import option
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.prototype_kinds import PrototypeKind
-from dpd_train.options import choices, setting
-from dpd_train.reading import ImageOptions
+from dpd_train.reading import ImageOptions, choices, setting
 
 Tune = Literal["full", "lora"]
 JudgeOn = Literal["latents", "pixels"]
@@ -367,3 +366,12 @@ def extra_watchers(text: str) -> tuple[str, ...]:
             f"{faults[0]}"
         )
     return further
+
+
+# -- `dpd pretrain`: train a nano base from scratch.
+
+
+Training = Literal["perceptual", "autoencoder", "decoder", "denoiser"]
+TRAININGS: tuple[Training, ...] = get_args(Training)
+Stage = Training | Literal["save"]
+STAGES: tuple[Stage, ...] = (*TRAININGS, "save")

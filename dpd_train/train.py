@@ -14,31 +14,53 @@ from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.file_lock import worked_in
 from dpd_runtime.files import cache_folder
-from dpd_train.bases.base import Base, load_base
-from dpd_train.bases.folder import check_base_bands
-from dpd_train.bases.published import check_published
-from dpd_train.captions.captioners import check_captioner
-from dpd_train.compute.device import Deadline, TimeUp
-from dpd_train.compute.distributed import ALONE, Team, Word
-from dpd_train.compute.tracking import Stopwatch, check_tracker, tracked
+from dpd_train.base_files import check_base_bands
+from dpd_train.bases import Base, load_base
+from dpd_train.captioners import check_captioner
+from dpd_train.compute import Deadline, TimeUp
 from dpd_train.config import TrainConfig, for_bands
-from dpd_train.diffusion.noise_levels import noise_levels
+from dpd_train.context import (
+    Classifiers,
+    Run,
+    RunData,
+    Stages,
+    Trained,
+    assist,
+    fitted,
+    read_parts,
+    rows_by_class,
+    run_record,
+    write_record,
+    write_run,
+)
+from dpd_train.distributed import ALONE, Team, Word
 from dpd_train.federated.settings import Federated
 from dpd_train.federated.stage import tuned_together
-from dpd_train.images import write_quarantine
+from dpd_train.published import check_published
 from dpd_train.remarks import network_remarks
-from dpd_train.run.context import Classifiers, Run, Stages, Trained
-from dpd_train.run.data import RunData, fitted, read_parts, rows_by_class
-from dpd_train.run.folder import check_inputs, match_config
-from dpd_train.run.ranks import assist
-from dpd_train.run.record import run_record, write_record, write_run
-from dpd_train.run.sheets import code_sheet, prototype_sheets, sample_sheet
-from dpd_train.run.stages.ahead import Announce, stages_ahead
-from dpd_train.run.stages.classifiers import metrics, train_latent_classifier, train_teacher, wants_tuning
-from dpd_train.run.stages.prototypes import make_prototypes, prompts, with_prototype_kind
-from dpd_train.run.stages.pruning import pruned
-from dpd_train.run.stages.tuning import fine_tuned, tuned_here
-from dpd_train.run.stages.vae import with_tuned_decoder, with_vae_of_bands
+from dpd_train.run import check_inputs, match_config
+from dpd_train.scene_set import write_quarantine
+from dpd_train.stages import (
+    Announce,
+    code_sheet,
+    fine_tuned,
+    make_prototypes,
+    metrics,
+    prompts,
+    prototype_sheets,
+    pruned,
+    sample_sheet,
+    stages_ahead,
+    train_latent_classifier,
+    train_teacher,
+    tuned_here,
+    wants_tuning,
+    with_prototype_kind,
+    with_tuned_decoder,
+    with_vae_of_bands,
+)
+from dpd_train.tracking import Stopwatch, check_tracker, tracked
+from dpd_train.tuning import noise_levels
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from sklearn.metrics import pairwise_distances_argmin_min
 from sklearn.neighbors import NearestNeighbors
 
 from dpd_runtime.annotations import Float32, Images, Int64
-from dpd_train.images import read_scenes
+from dpd_train.scenes import read_scenes
 
 CLUSTER, SHARE, MARGIN, COMPONENTS = 20, 0.1, 0.5, 8
 LEVELS = 8  # of each colour's histogram

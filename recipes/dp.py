@@ -33,18 +33,19 @@ from dpd_runtime.dataset.state import DATASET_NAME
 from dpd_runtime.errors import DataError
 from dpd_runtime.files import write_atomically
 from dpd_runtime.machine.versions import package_versions
-from dpd_train.bases.base import Base, decode_in_parts, load_base
-from dpd_train.bases.folder import base_folder
-from dpd_train.classifiers.training import labelled
-from dpd_train.compute.device import hardware, use_device
-from dpd_train.held_out import HeldOut
-from dpd_train.images import SceneSet, read_scenes
-from dpd_train.prototypes.private import decoder
-from dpd_train.prototypes.private import public as watchers
-from dpd_train.prototypes.private.apart import check_base_apart, check_images_apart, check_places_apart
-from dpd_train.prototypes.private.budget import Budget, check_budget, noise_on_mean, sampling_error, spent, suited_width
-from dpd_train.prototypes.private.codes import PrivateInputs, private_codes
-from dpd_train.prototypes.private.public import drawn_images, read_public
+from dpd_train.base_files import base_folder
+from dpd_train.bases import Base, decode_in_parts, load_base
+from dpd_train.classifiers import labelled
+from dpd_train.compute import hardware, use_device
+from dpd_train.private import decoder
+from dpd_train.private import public as watchers
+from dpd_train.private.apart import check_base_apart, check_images_apart, check_places_apart
+from dpd_train.private.budget import Budget, check_budget, noise_on_mean, sampling_error, spent, suited_width
+from dpd_train.private.codes import PrivateInputs, private_codes
+from dpd_train.private.public import drawn_images, read_public
+from dpd_train.reading import HeldOut
+from dpd_train.scene_set import SceneSet
+from dpd_train.scenes import read_scenes
 
 
 def write_set(codes: np.ndarray, images: np.ndarray, classes: tuple[str, ...], out: Path) -> None:

@@ -19,8 +19,7 @@ from typing import Any
 from result_file import tell
 
 from dpd_cli.distillation import Asked, begin, distil, request_of
-from dpd_train.compute import tracking
-from dpd_train.run.planning import kept, plan
+from dpd_train import kept, plan, tracking
 
 CASES: dict[str, tuple[str, int, int, dict[str, Any]]] = {
     "five classes, 60 each, quick": ("eurosat_rgb", 5, 60, {"quick": True}),

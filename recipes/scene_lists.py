@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dpd_runtime.annotations import Int64
-from dpd_train.images import SceneSet
+from dpd_train.scene_set import SceneSet
 
 COLUMNS = ("path", "label", "split")
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import rasterio
 
 from dpd_runtime.images.bands import Band, physical
-from dpd_train.images import SceneSet
+from dpd_train.scene_set import SceneSet
 
 COUNTS = (1, 2, 4, 13)
 CLASSES = ("Dark", "Light", "Middle")

@@ -29,7 +29,7 @@ LIGHT = (
     "dpd_runtime.dataset.write",
     "dpd_runtime.generation.generate",
     "dpd_runtime.classifier.label",
-    "dpd_train.images",
+    "dpd_train.scenes",
 )
 FOR_PYTORCH = ("dpd_train.train", "dpd_eval.audit", "dpd_eval.evaluation", "dpd_export.bundle")
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dpd_train.images import SceneSet
+from dpd_train.scene_set import SceneSet
 
 
 def paint(path: Path, grey: int, size: tuple[int, int] = (8, 8)) -> Path:

@@ -9,8 +9,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dpd_train.bases.tokenizer import build_tokenizer
-from dpd_train.captions.attributes import VOCABULARY
+from dpd_train.attributes import VOCABULARY
+from dpd_train.bases import build_tokenizer
 
 SIDE = 32  # pixels: 4 latents of 8 pixels along an axis
 LENGTH = 77

@@ -15,14 +15,12 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dpd_runtime import embedded_bundle, load_bundle
-from dpd_train.bases.base import Base, save_base
-from dpd_train.bases.nano import nano_scheduler
-from dpd_train.bases.tokenizer import build_tokenizer, load_tokenizer
-from dpd_train.captions.attributes import VOCABULARY
-from dpd_train.captions.captions import CaptionTable
-from dpd_train.compute.device import one_thread
+from dpd_train.attributes import VOCABULARY
+from dpd_train.bases import Base, build_tokenizer, load_tokenizer, nano_scheduler, save_base
+from dpd_train.captions import CaptionTable
+from dpd_train.compute import one_thread
 from dpd_train.config import TrainConfig
-from dpd_train.diffusion.denoiser import LatentData
+from dpd_train.denoiser import LatentData
 from dpd_train.drawn_scenes import write_scenes
 from dpd_train.train import train
 
@@ -175,7 +173,7 @@ def tiny_matched(folder: Path) -> None:
     from dpd_export import ExportOptions, export_run
 
     with one_thread(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
+        patch.setattr("dpd_train.matching.VIEWS", 100)
         few = {"k_min": 15, "ipc": CODES, "steps": 1, "watcher_steps": 2, "matching_steps": 2}
         config = replace(CONFIG, base=str(tiny_base(folder)), prototypes="matched", **few)
         train(drawn_scenes(folder / "scenes", per_class=26), folder / "run", config, cache=folder / "cache")

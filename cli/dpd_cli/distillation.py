@@ -15,18 +15,16 @@ from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, size_of, write_atomically
 from dpd_runtime.text import counted
 from dpd_train.config import OWN, WATCHERS_HELP  # noqa: TID253 -- loads no PyTorch
-from dpd_train.held_out import By  # noqa: TID253 -- loads no PyTorch
-from dpd_train.options import setting  # noqa: TID253 -- loads no PyTorch
-from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
+from dpd_train.reading import By, ImageOptions, setting  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_eval.recipe import Recipe
     from dpd_export import ExportOptions
     from dpd_train.config import TrainConfig
-    from dpd_train.held_out import HeldOut
-    from dpd_train.images import Counted
-    from dpd_train.prototypes.private.budget import Budget
-    from dpd_train.run.planning.plan import DistillPlan, Task
+    from dpd_train.plan import DistillPlan, Task
+    from dpd_train.private.budget import Budget
+    from dpd_train.reading import HeldOut
+    from dpd_train.scenes import Counted
 
 
 # -- What `dpd distill` is asked for: its options, as the command line reads them and as a distillation stores them.
@@ -180,7 +178,7 @@ class PrivateRequest(Request):
 
     @property
     def budget(self) -> "Budget":
-        from dpd_train.prototypes.private.budget import Budget
+        from dpd_train.private.budget import Budget
 
         return Budget(epsilon=self.dp, delta=self.dp_delta)
 
@@ -203,7 +201,7 @@ def request_of(kind: type[R], data: Path, out: Path, given: Mapping[str, Any]) -
             raise InputError(f"{option(name)} has no effect {kind.where}: leave it out")
     places = {name: str(Path(given[name]).absolute()) for name in PATHS if name in given}
     if "watchers" in given:
-        from dpd_train.run.folder import placed_watchers
+        from dpd_train.run import placed_watchers
 
         places["watchers"] = placed_watchers(given["watchers"])
     return kind(**{**given, **places}, data=str(data.absolute()), out=str(out.absolute()))
@@ -311,7 +309,7 @@ def read_distillation(folder: Path) -> Distillation:
     Raises:
         InputError: no distillation, or one of another version.
     """
-    from dpd_train.run.planning.plan import DistillPlan
+    from dpd_train.plan import DistillPlan
 
     try:
         content = json.loads((folder / STORED).read_text(encoding="utf-8"))
@@ -351,11 +349,8 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         DataError, InputError: unusable data, options or places, or a plan that does not fit into the time.
     """
     from dpd_runtime.machine.cores import idle_cores, usable_cores
-    from dpd_train.bases.folder import check_base_bands
-    from dpd_train.images import check_files, count_scenes
-    from dpd_train.images.look import look_at
-    from dpd_train.run.folder import fate_of_scenes
-    from dpd_train.run.planning.plan import (
+    from dpd_train.base_files import check_base_bands
+    from dpd_train.plan import (
         MINUTES,
         QUICK_MINUTES,
         TOLERANCE,
@@ -367,6 +362,8 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         remarks,
         task_of,
     )
+    from dpd_train.run import fate_of_scenes
+    from dpd_train.scenes import check_files, count_scenes, look_at
 
     out, cores = Path(asked.out), usable_cores()
     folder = folder_of(out)
@@ -401,7 +398,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
             had = f"{asked.plan} had --watchers {repeated.asked.watchers}"
             of_plan.append(f"{had}, not {asked.watchers}: the times of the plan are not those of this run")
     else:
-        from dpd_train.run.planning.kept import speed_here
+        from dpd_train.kept import speed_here
 
         with progress_bar("measuring") as progress:
             config = training_config(asked, full_plan(1, 1), task.ipc)
@@ -449,9 +446,9 @@ def check_places(folder: Path, out: Path) -> None:
 
 def _check_data(asked: Asked, folder: Path) -> None:
     """Check the data before an image is opened."""
-    from dpd_train.images import check_files
-    from dpd_train.run.folder import check_inputs
-    from dpd_train.run.planning.plan import USUAL_IPC, full_plan
+    from dpd_train.plan import USUAL_IPC, full_plan
+    from dpd_train.run import check_inputs
+    from dpd_train.scenes import check_files
 
     data = Path(asked.data)
     check_inputs(data, folder / "training", training_config(asked, full_plan(1, 1), asked.ipc or USUAL_IPC))
@@ -462,7 +459,7 @@ def _check_data(asked: Asked, folder: Path) -> None:
 def _check_codes(task: "Task", counts: Mapping[str, int], watchers: str) -> None:
     """Check that codes can be matched where the options ask for them."""
     from dpd_train.config import OWN
-    from dpd_train.run.folder import LEAST_MATCHED
+    from dpd_train.run import LEAST_MATCHED
 
     asked = "--codes-only" if task.codes_only else f"--watchers {watchers}" if watchers != OWN else None
     if asked is not None and not task.matched:
@@ -475,7 +472,7 @@ def _check_codes(task: "Task", counts: Mapping[str, int], watchers: str) -> None
 
 def held_images(data: Path, options: "ImageOptions", holdout: str | None) -> "Counted":
     """The images that the audit compares with."""
-    from dpd_train.images import count_scenes
+    from dpd_train.scenes import count_scenes
 
     if holdout:
         return count_scenes(Path(holdout), "all", options.elsewhere, options.reading)
@@ -502,7 +499,7 @@ def audit_remarks(held: "Counted") -> list[str]:
 
 
 def _check_holdout(holdout: Path, classes: set[str], held_out: "HeldOut") -> None:
-    from dpd_train.images import check_files
+    from dpd_train.scenes import check_files
 
     if missing := sorted(classes - set(check_files(holdout, "all", held_out))):
         raise DataError(f"--holdout {holdout}: has no images of {missing[0]!r}; give images of every class")
@@ -535,7 +532,7 @@ def distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
 
 
 def _distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
-    from dpd_train.compute.tracking import Stopwatch
+    from dpd_train.tracking import Stopwatch
 
     watch = Stopwatch(made.folder / "seconds.json")
     works = (_train, _export, _judge, _look if made.asked.quick else _audit)
@@ -565,7 +562,7 @@ def _train(made: Distillation, stage: Stage, tell: Tell) -> None:
         return
     import torch
 
-    from dpd_train.compute.device import use_device
+    from dpd_train.compute import use_device
     from dpd_train.train import train
 
     torch.set_num_threads(made.threads)
@@ -635,7 +632,7 @@ def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
 def _recipe(made: Distillation) -> "Recipe":
     """How students are trained. In a first look all arms take as many steps, where that suffices for all images."""
     from dpd_eval.recipe import load_recipe
-    from dpd_train.run.planning.plan import SEEN_OFTEN
+    from dpd_train.plan import SEEN_OFTEN
 
     recipe = load_recipe("quick")
     return replace(recipe, full_steps=0) if made.asked.quick and made.images <= SEEN_OFTEN else recipe
@@ -646,7 +643,7 @@ def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
     from dpd_eval.audit import audit
     from dpd_eval.report import write_report
     from dpd_eval.verdict import write_record
-    from dpd_train.run.planning.plan import AUDIT_IMAGES
+    from dpd_train.plan import AUDIT_IMAGES
 
     place = made.folder / "audit.json"
     if not place.exists():
@@ -671,7 +668,7 @@ def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
 def _result(made: Distillation, times: dict[str, Any]) -> dict[str, Any]:
     """The facts at the end, as `--json` prints them."""
     from dpd_runtime.bundle.bundle import load_bundle
-    from dpd_train.run.planning.plan import spent_by_stage
+    from dpd_train.plan import spent_by_stage
 
     def read(name: str) -> dict[str, Any]:
         content: dict[str, Any] = json.loads((made.folder / f"{name}.json").read_text("utf-8"))

@@ -19,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from dpd_runtime.command_line import option
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import naming
-from dpd_train.options import choices  # noqa: TID253 -- loads no PyTorch
+from dpd_train.reading import choices  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle.bundle import Bundle

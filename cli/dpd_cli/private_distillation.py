@@ -1,6 +1,6 @@
 """`dpd distill --dp`: codes with differential privacy, by a path of its own that no figure of private images enters.
 
-The private images are read for their statistics, which `dpd_train.prototypes.private` releases once. No network is
+The private images are read for their statistics, which `dpd_train.private` releases once. No network is
 trained on them, nothing that leaves is chosen by them, and neither an evaluation nor an audit is run. Whether anything
 leaves does depend on them: on damaged files, near duplicates among the public images, and the ledger.
 """
@@ -22,12 +22,12 @@ from dpd_runtime.text import counted
 if TYPE_CHECKING:
     from dpd_runtime.annotations import Float32, Images
     from dpd_runtime.bundle.privacy import PrivacyClaim
-    from dpd_train.bases.base import Base
-    from dpd_train.classifiers.training import Labelled
-    from dpd_train.images import SceneSet
-    from dpd_train.prototypes.private.classifier import ReleasedClassifier
-    from dpd_train.prototypes.private.ledger import Cost, Entry
-    from dpd_train.prototypes.private.release import Release
+    from dpd_train.bases import Base
+    from dpd_train.classifiers import Labelled
+    from dpd_train.private.classifier import ReleasedClassifier
+    from dpd_train.private.ledger import Cost, Entry
+    from dpd_train.private.release import Release
+    from dpd_train.scene_set import SceneSet
 
 
 DONE, MADE_WITH = "result.json", "made_with.json"
@@ -52,11 +52,11 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
         DataError, InputError: unusable data, options or places, or too few images for epsilon; nothing is written then.
     """
     from dpd_runtime.classifier.model import check_place
-    from dpd_train.bases.folder import check_base_bands
-    from dpd_train.images import check_files
-    from dpd_train.images.rasters import require_rasterio
-    from dpd_train.prototypes.private.ledger import ledger_folder, open_ledger
-    from dpd_train.run.folder import check_base_at, check_classes
+    from dpd_train.base_files import check_base_bands
+    from dpd_train.private.ledger import ledger_folder, open_ledger
+    from dpd_train.rasters import require_rasterio
+    from dpd_train.run import check_base_at, check_classes
+    from dpd_train.scenes import check_files
 
     check_places(asked.folder, Path(asked.out))
     check_place(asked.classifier, overwrite=False)
@@ -87,7 +87,7 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
 
 def repeated_scenes(asked: PrivateRequest) -> list[str]:
     """A line if images show scenes that others show too, for the user alone: it depends on the private images."""
-    from dpd_train.images import count_scenes
+    from dpd_train.scenes import count_scenes
 
     counted = count_scenes(Path(asked.data), "train", asked, asked.reading)
     if sum(counted.scenes.values()) == sum(counted.images.values()):
@@ -104,9 +104,9 @@ def _check_guarantee(asked: PrivateRequest) -> list[str]:
     Raises:
         DataError, InputError: base or public images may have something of the private ones, or too few images for ε.
     """
-    from dpd_train.bases.folder import base_folder
-    from dpd_train.prototypes.private.apart import check_base_apart, check_places_apart
-    from dpd_train.prototypes.private.budget import check_budget
+    from dpd_train.base_files import base_folder
+    from dpd_train.private.apart import check_base_apart, check_places_apart
+    from dpd_train.private.budget import check_budget
 
     shared = check_base_apart(asked.base, base_folder(asked.base), tuple(asked.counts))
     if asked.public is not None:
@@ -117,9 +117,9 @@ def _check_guarantee(asked: PrivateRequest) -> list[str]:
 
 def _entry(asked: PrivateRequest) -> "Entry":
     """What the ledger will say of this release: all training images, as a later one may hold out others."""
-    from dpd_train.images import hash_part
-    from dpd_train.prototypes.private.budget import mu_of
-    from dpd_train.prototypes.private.ledger import entry_of
+    from dpd_train.private.budget import mu_of
+    from dpd_train.private.ledger import entry_of
+    from dpd_train.scenes import hash_part
 
     return entry_of(asked.identity, mu_of(asked.budget), hash_part(Path(asked.data), "train").values())
 
@@ -130,7 +130,7 @@ def _with_an_identity_of_its_own(asked: PrivateRequest) -> PrivateRequest:
     The release was deleted, or this folder is a copy from before it: the entry then stays, as an earlier release. After
     a kill between entry and release this counts one too many.
     """
-    from dpd_train.prototypes.private.ledger import ledger_folder, read_ledger
+    from dpd_train.private.ledger import ledger_folder, read_ledger
 
     if all(entry.identity != asked.identity for entry in read_ledger(ledger_folder())):
         return asked
@@ -151,7 +151,7 @@ def _check_ledger(asked: PrivateRequest, entry: "Entry") -> "Cost":
     Raises:
         InputError: more than --most-epsilon, or the ledger is damaged.
     """
-    from dpd_train.prototypes.private.ledger import cost_of, ledger_folder, read_ledger
+    from dpd_train.private.ledger import cost_of, ledger_folder, read_ledger
 
     cost = cost_of(entry, read_ledger(ledger_folder()), asked.dp_delta)
     if asked.most_epsilon is not None and cost.epsilon > asked.most_epsilon:
@@ -186,9 +186,9 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
     import torch
 
     from dpd_runtime.machine.cores import idle_cores
-    from dpd_train.compute.device import use_device
-    from dpd_train.prototypes.private.apart import check_images_apart
-    from dpd_train.prototypes.private.codes import PrivateInputs, private_codes
+    from dpd_train.compute import use_device
+    from dpd_train.private.apart import check_images_apart
+    from dpd_train.private.codes import PrivateInputs, private_codes
 
     finished = asked.folder / DONE
     if not finished.exists():
@@ -235,7 +235,7 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
 
 def _read_with(asked: PrivateRequest) -> dict[str, Any]:
     """Options with which `dpd evaluate` tests on the images that were held out here; `val` in DATA needs none."""
-    from dpd_train.images import split_folders
+    from dpd_train.scenes import split_folders
 
     unneeded = asked.held_out_options if "val" in split_folders(Path(asked.data)) else {}
     return {name: value for name, value in asked.image_options.items() if name not in unneeded}
@@ -247,8 +247,8 @@ def _check_same(asked: PrivateRequest, base: "Base", public: "SceneSet", *, rele
     Raises:
         InputError: base or public images have changed since. Nobody has compared these with the private ones.
     """
-    from dpd_train.bases.latents import weights_hash
-    from dpd_train.images import fingerprint
+    from dpd_train.bases import weights_hash
+    from dpd_train.scene_set import fingerprint
 
     path = asked.folder / MADE_WITH
     made_with = {"base": weights_hash(base.vae), "public": fingerprint(public)["sha256"]}
@@ -264,7 +264,7 @@ def _check_same(asked: PrivateRequest, base: "Base", public: "SceneSet", *, rele
 
 
 def _base(asked: PrivateRequest, device: Any) -> "Base":
-    from dpd_train.bases.base import DECODER_LIMIT, at_resolution, decoder_fits, load_base
+    from dpd_train.bases import DECODER_LIMIT, at_resolution, decoder_fits, load_base
 
     base = load_base(asked.base)
     if not decoder_fits(base, device):
@@ -283,8 +283,8 @@ def _private_images(asked: PrivateRequest, side: int) -> "SceneSet | None":
     """
     import numpy as np
 
-    from dpd_train.images import read_scenes
-    from dpd_train.prototypes.private.codes import RELEASE
+    from dpd_train.private.codes import RELEASE
+    from dpd_train.scenes import read_scenes
 
     if (asked.folder / RELEASE).exists():
         return None
@@ -307,8 +307,8 @@ def _handed_over(asked: PrivateRequest, entry: "Entry", private: "SceneSet") -> 
     Of two distillations at once the second one sees the first, also where its folder is a copy of the other's, which
     then has the same identity.
     """
-    from dpd_train.classifiers.training import labelled
-    from dpd_train.prototypes.private.ledger import alone, ledger_folder, write_entry
+    from dpd_train.classifiers import labelled
+    from dpd_train.private.ledger import alone, ledger_folder, write_entry
 
     with alone(ledger_folder()):
         entry = replace(entry, identity=_with_an_identity_of_its_own(asked).identity)
@@ -333,7 +333,7 @@ def _nothing_more() -> "Labelled":
 
 
 def _public_images(asked: PrivateRequest, side: int, stage: Callable[[str], Update], tell: Tell) -> "SceneSet":
-    from dpd_train.prototypes.private.public import drawn_images, read_public
+    from dpd_train.private.public import drawn_images, read_public
 
     if asked.public is None:
         return drawn_images(side, asked.seed, stage("drawn scenes"))
@@ -366,7 +366,7 @@ def _save_classifier(
 def _claim(release: "Release", asked: PrivateRequest) -> "PrivacyClaim":
     """What the manifest says: ε by an independent accountant, from the noise in the stored release."""
     from dpd_runtime.bundle.privacy import ONE_IMAGE, PrivacyClaim
-    from dpd_train.prototypes.private.budget import spent
+    from dpd_train.private.budget import spent
 
     epsilon = spent(release.sensitivity, release.noise, asked.dp_delta)
     if epsilon > asked.dp:
@@ -390,8 +390,8 @@ def _export(
     tell: Tell,
 ) -> dict[str, Any]:
     from dpd_export.bundle import PrivateSet, export_private
-    from dpd_train.bases.base import save_base
-    from dpd_train.bases.folder import SHIPPED_BASE, base_folder
+    from dpd_train.base_files import SHIPPED_BASE, base_folder
+    from dpd_train.bases import save_base
 
     pipeline = asked.folder / "pipeline"
     save_base(base, pipeline, base_folder(asked.base) / "tokenizer")

@@ -55,7 +55,7 @@ class PrivacyClaim:
     def _delta_of_noise(self) -> float:
         """δ(ε) of Gaussian releases together: Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ), μ² = Σ 1 / m² (Dong et al. 2022).
 
-        As `dpd_train.prototypes.noise.delta_of`, but without SciPy, which a site does not have.
+        As `dpd_train.prototypes.delta_of`, but without SciPy, which a site does not have.
         """
         epsilon = self.epsilon * (1 + ROUNDING)
         shift = math.sqrt(sum(1 / value**2 for value in self.noise_multipliers.values()))

@@ -7,13 +7,13 @@ from pathlib import Path
 from torch import nn
 
 from dpd_runtime.text import counted
-from dpd_train.bases.base import Base
-from dpd_train.compute.rs_dgc import RsDgc
+from dpd_train.bases import Base
 from dpd_train.config import TrainConfig, compression_ratio
-from dpd_train.diffusion.fine_tune import History, trained_parts, tuned_base
 from dpd_train.federated.packet import Arrays, compressed, dense, extrapolation, size_of, unpacked, weighted_mean
 from dpd_train.federated.settings import MOST_IMAGES, Settings, UpdateError
 from dpd_train.federated.shared import Shared
+from dpd_train.rs_dgc import RsDgc
+from dpd_train.tuning import History, trained_parts, tuned_base
 
 MOST_LOSS = 1e9
 

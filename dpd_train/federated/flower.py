@@ -21,7 +21,7 @@ from flwr.common import Code, EvaluateIns, FitIns, Parameters
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import DpdError, InputError
 from dpd_runtime.text import counted
-from dpd_train.compute.distributed import PeerError
+from dpd_train.distributed import PeerError
 from dpd_train.federated.coordinator import Coordinator, Sent
 from dpd_train.federated.packet import from_npy
 from dpd_train.federated.settings import MOST, Federated, UpdateError, read_settings

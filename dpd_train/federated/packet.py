@@ -11,9 +11,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from dpd_runtime.text import counted
-from dpd_train.compute.neighbourhoods import CODES, Chosen, bitmap_bytes, neighbourhoods
-from dpd_train.compute.rs_dgc import RsDgc
 from dpd_train.federated.settings import UpdateError
+from dpd_train.rs_dgc import CODES, Chosen, RsDgc, bitmap_bytes, neighbourhoods
 
 Arrays = list[NDArray[Any]]
 """The float32 values of each layer; or four arrays of chosen neighbourhoods, as in `Chosen`."""

@@ -11,18 +11,16 @@ from torch import nn
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
-from dpd_train.bases.base import Base
-from dpd_train.compute.checkpoint import load_state, prefixed, save_state
-from dpd_train.compute.device import placed
-from dpd_train.compute.rs_dgc import RsDgc
-from dpd_train.compute.tracking import Track
+from dpd_train.bases import Base
+from dpd_train.compute import load_state, placed, prefixed, save_state
 from dpd_train.config import TrainConfig, compression_ratio
-from dpd_train.diffusion.consistency import ConsistencyClassifier
-from dpd_train.diffusion.denoiser import LatentData, train_denoiser, validation_loss
-from dpd_train.diffusion.fine_tune import History, denoiser_training, frozen_norms_in_float32, trained_parts, tuned_base
+from dpd_train.denoiser import ConsistencyClassifier, LatentData, train_denoiser, validation_loss
 from dpd_train.federated.packet import Arrays, compressed, dense, unpacked
 from dpd_train.federated.settings import Settings, UpdateError
 from dpd_train.federated.shared import Shared, base_hash
+from dpd_train.rs_dgc import RsDgc
+from dpd_train.tracking import Track
+from dpd_train.tuning import History, denoiser_training, frozen_norms_in_float32, trained_parts, tuned_base
 
 
 @dataclass(frozen=True, kw_only=True)

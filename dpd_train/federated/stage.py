@@ -11,22 +11,19 @@ import torch
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import MissingExtraError
 from dpd_runtime.machine.versions import package_versions
-from dpd_train.bases.base import Base, load_base
-from dpd_train.captions.captions import aggregate_prompts
-from dpd_train.compute.device import hardware
+from dpd_train.bases import Base, load_base
+from dpd_train.captions import aggregate_prompts
+from dpd_train.compute import hardware
 from dpd_train.config import TrainConfig
-from dpd_train.diffusion.consistency import ConsistencyClassifier
-from dpd_train.diffusion.denoiser import LatentData
-from dpd_train.diffusion.fine_tune import tune_of
+from dpd_train.context import MadePrototypes, Run, Stages, Trained, Tuned, fitted, write_record, write_run
+from dpd_train.denoiser import ConsistencyClassifier, LatentData
 from dpd_train.federated.coordinator import Coordinator
 from dpd_train.federated.settings import SHARED, Federated, settings_of
 from dpd_train.federated.shared import base_hash
 from dpd_train.federated.site import SiteInputs
-from dpd_train.run.context import MadePrototypes, Run, Stages, Trained, Tuned
-from dpd_train.run.data import fitted
-from dpd_train.run.folder import check_run_folder, recorded
-from dpd_train.run.record import write_record, write_run
-from dpd_train.run.sheets import sample_sheet
+from dpd_train.run import check_run_folder, recorded
+from dpd_train.stages import sample_sheet
+from dpd_train.tuning import tune_of
 
 BYTES = ("sent_bytes", "returned_bytes", "dense_bytes")
 

@@ -12,8 +12,9 @@ from dpd_runtime.annotations import Images, Int64, Pixels, Progress
 from dpd_runtime.errors import InputError
 from dpd_train.foreground.foreground import Masks, decide, salient
 from dpd_train.foreground.sheet import decisions_sheet
-from dpd_train.held_out import BY_CONTENT, HeldOut
-from dpd_train.images import PLAIN, Reading, SceneSet, natural_side, read_scenes
+from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading
+from dpd_train.scene_set import SceneSet
+from dpd_train.scenes import natural_side, read_scenes
 
 if TYPE_CHECKING:
     import torch

@@ -15,8 +15,8 @@ from PIL import Image
 
 from dpd_runtime.annotations import Images, Int64, Pixels, Progress
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import check_tokenizer, complete_model, find_model, image_processor, model_hash, opened
-from dpd_train.captions.attributes import class_words
+from dpd_train.attributes import class_words
+from dpd_train.base_files import check_tokenizer, complete_model, find_model, image_processor, model_hash, opened
 from dpd_train.foreground.foreground import MAP, Masks
 
 if TYPE_CHECKING:

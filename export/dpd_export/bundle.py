@@ -45,10 +45,10 @@ from dpd_runtime.files import naming
 from dpd_runtime.generation.golden import GOLDEN_NAME
 from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
 from dpd_runtime.sampling.sampler import Sampler, decoding_sampler, fitted, largest_ipc, sampler_schedule
-from dpd_train.bases.base import Base
-from dpd_train.bases.folder import SHIPPED_BASE
-from dpd_train.run.finished import FinishedRun, told_of_size
-from dpd_train.run.opened import OpenedRun, load_run
+from dpd_train.base_files import SHIPPED_BASE
+from dpd_train.bases import Base
+from dpd_train.context import OpenedRun, load_run
+from dpd_train.run import FinishedRun, told_of_size
 
 # -- Gather what a bundle is made from: the run's networks, pruned if asked, reference images, files, manifest.
 

@@ -16,7 +16,7 @@ from dpd_runtime.command_line import option_words, shown
 from dpd_runtime.dataset.card import channels_of
 from dpd_runtime.sampling.sampler import BLOCK, largest_ipc
 from dpd_train.config import recorded_split, repeating_options
-from dpd_train.run.finished import told_of_size
+from dpd_train.run import told_of_size
 
 # -- What a model card is written from, and the Markdown that it needs.
 

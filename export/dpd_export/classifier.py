@@ -24,7 +24,7 @@ from dpd_runtime.classifier.model import (
 from dpd_runtime.errors import InputError
 from dpd_runtime.machine.versions import package_versions, versions
 from dpd_runtime.sealing.reseal import file_entry
-from dpd_train.images import to_float
+from dpd_train.scene_set import to_float
 
 
 def export_classifier(network: nn.Module, examples: Images, folder: Path) -> Compiled:

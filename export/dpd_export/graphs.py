@@ -16,8 +16,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from dpd_runtime.errors import ParityError
-from dpd_train.bases.base import Base
-from dpd_train.classifiers.network import ResNet, count_parameters
+from dpd_train.bases import Base
+from dpd_train.networks import ResNet, count_parameters
 
 # -- The networks of a run as they are exported: one module per graph, with named inputs and variable axes.
 

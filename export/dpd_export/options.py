@@ -13,7 +13,7 @@ from dpd_runtime.sampling.sampler import BlockGuidance, Sampler, decoding_sample
 from dpd_runtime.sampling.solvers import SOLVERS
 from dpd_runtime.sealing.reseal import check_target
 from dpd_runtime.text import LONGEST_NAME, LONGEST_TEXT, is_readable
-from dpd_train.run.finished import FinishedRun, read_run
+from dpd_train.run import FinishedRun, read_run
 
 INT8 = "int8"
 PRECISIONS = {

@@ -23,10 +23,10 @@ from dpd_runtime.sampling.sample import Denoise, noise_draws
 from dpd_runtime.sampling.sampler import BLOCK, Sampler, sampler_schedule
 from dpd_runtime.sampling.schedule import Schedule
 from dpd_runtime.sampling.solvers import SOLVERS
-from dpd_train.bases.base import Base, decode_images, torch_denoise
-from dpd_train.bases.folder import TOKENIZER_FILES
-from dpd_train.captions.captions import tokenize
-from dpd_train.run.opened import OpenedRun
+from dpd_train.base_files import TOKENIZER_FILES
+from dpd_train.bases import Base, decode_images, torch_denoise
+from dpd_train.captions import tokenize
+from dpd_train.context import OpenedRun
 
 # -- Sampling cases from a run's classes, with prompts and prototypes as the bundle will hold them.
 

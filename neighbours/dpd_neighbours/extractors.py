@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
-from dpd_train.bases.folder import SHIPPED_BASE, base_folder, check_base
-from dpd_train.classifiers.encoder import check_encoder
-from dpd_train.images import SceneSet
+from dpd_train.base_files import SHIPPED_BASE, base_folder, check_base
+from dpd_train.encoder import check_encoder
+from dpd_train.scene_set import SceneSet
 
 if TYPE_CHECKING:
     from dpd_eval.extractor_choice import Build

@@ -10,8 +10,8 @@ from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_train.foreground.cropping import Stage, describe_segmenter, find_foreground, whole_images
 from dpd_train.foreground.foreground import Decisions, decide
 from dpd_train.foreground.sheet import decisions_sheet
-from dpd_train.held_out import BY_CONTENT, HeldOut
-from dpd_train.images import PLAIN, Reading, SceneSet
+from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading
+from dpd_train.scene_set import SceneSet
 
 if TYPE_CHECKING:
     from dpd_eval.extractors import Extractor
@@ -58,7 +58,7 @@ def foreground_patches(
     Raises:
         InputError: images that are not larger than the students' images, or a segmenter that cannot be used.
     """
-    from dpd_train.compute.device import use_device  # loads PyTorch
+    from dpd_train.compute import use_device  # loads PyTorch
 
     way_out = "give a smaller --resolution, or another method"
     whole = whole_images(data, real, held_out, reading, "method foreground", way_out)

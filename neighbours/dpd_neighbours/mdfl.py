@@ -21,12 +21,11 @@ from torch.nn import functional as F
 from dpd_eval.extractors import Extractor, short_hash
 from dpd_runtime.annotations import Float32, Images, Progress
 from dpd_runtime.sampling.schedule import add_noise
-from dpd_train.bases.base import Base, load_base
-from dpd_train.bases.folder import SHIPPED_BASE
-from dpd_train.bases.latents import encode
-from dpd_train.captions.captions import embed
-from dpd_train.compute.device import one_thread
-from dpd_train.images import SceneSet
+from dpd_train.base_files import SHIPPED_BASE
+from dpd_train.bases import Base, encode, load_base
+from dpd_train.captions import embed
+from dpd_train.compute import one_thread
+from dpd_train.scene_set import SceneSet
 
 TIMESTEPS = (50, 150, 300)  # of 1000: little noise, as features of a scene need its details
 SEED = 220  # of the noise; used by no other extractor

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from dpd_eval.students import batches, random_flips, random_shift
 from dpd_runtime.annotations import Images
-from dpd_train.classifiers.network import learning_rate, set_learning_rate
-from dpd_train.images import to_float
+from dpd_train.networks import learning_rate, set_learning_rate
+from dpd_train.scene_set import to_float
 
 WIDTHS, BATCH, RATE, SHIFT = (16, 32, 64), 16, 2e-3, 6
 CALL = 64  # images in one call

@@ -7,9 +7,9 @@ import torch
 
 from dpd_eval.extractors import Extractor, in_batches, stage_statistics
 from dpd_runtime.annotations import Float32, Images
-from dpd_train.classifiers.encoder import load_encoder
-from dpd_train.classifiers.network import count_parameters
 from dpd_train.config import FAMILY
+from dpd_train.encoder import load_encoder
+from dpd_train.networks import count_parameters
 
 
 def swimdiff_extractor(folder: Path) -> Extractor:

@@ -1,4 +1,4 @@
-"""TDDS: images whose contribution varies most over a training on all of them (`dpd_train.classifiers.tdds`)."""
+"""TDDS: images whose contribution varies most over a training on all of them (`dpd_train.tdds`)."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from safetensors.numpy import load, save
 
 from dpd_runtime.annotations import Float32, Progress
 from dpd_runtime.files import cache_folder, read_cached
-from dpd_train.images import SceneSet
+from dpd_train.scene_set import SceneSet
 
 FORMAT = 1  # increase this whenever the training gives other scores
 SEED = 210  # used by no teacher, latent classifier, extractor or student
@@ -20,7 +20,7 @@ SEED = 210  # used by no teacher, latent classifier, extractor or student
 def training_scores(
     train: SceneSet, cache: Path | None = None, progress: Progress = lambda done, total: None
 ) -> Float32:
-    """Score all images [n, 1] by `dpd_train.classifiers.tdds.score_images`, in one thread, or read the scores from the
+    """Score all images [n, 1] by `dpd_train.tdds.score_images`, in one thread, or read the scores from the
     cache. Images larger than 64 px are reduced.
 
     Raises:
@@ -29,8 +29,8 @@ def training_scores(
     import torch
 
     from dpd_eval.extractors import LARGEST_SIDE, images_hash, small_pixels, store
-    from dpd_train.classifiers.tdds import SNAPSHOTS, WINDOW, score_images
-    from dpd_train.compute.device import one_thread
+    from dpd_train.compute import one_thread
+    from dpd_train.tdds import SNAPSHOTS, WINDOW, score_images
 
     content = images_hash(train.images, train.labels)
     parts = [FORMAT, "tdds", content, LARGEST_SIDE, SNAPSHOTS, WINDOW, str(torch.__version__)]

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from dpd_train.compute.checkpoint import load_state, prefixed, save_state, without_prefix
+from dpd_train.compute import load_state, prefixed, save_state, without_prefix
 
 LIMIT = 16 * 2**20  # bytes in one returned file
 STATES = ("autoencoder", "decoder", "denoiser")

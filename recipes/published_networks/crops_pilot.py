@@ -34,15 +34,12 @@ from torch.nn import functional as F
 
 from dpd_eval.selection import random_subset
 from dpd_runtime.bundle.bundle import load_bundle
-from dpd_train.bases.base import frozen_decoder, load_base
-from dpd_train.bases.published import open_published
-from dpd_train.classifiers.training import labelled
-from dpd_train.compute.checkpoint import step_generator
-from dpd_train.prototypes.matching import statistics as statistics_module
-from dpd_train.prototypes.matching.codes import CALL, FIRST, LAST_RATE, Matching
-from dpd_train.prototypes.matching.losses import moment_losses, ridge_loss
-from dpd_train.prototypes.matching.statistics import Statistics, measure
-from dpd_train.prototypes.matching.views import View
+from dpd_train import matching as statistics_module
+from dpd_train.bases import frozen_decoder, load_base
+from dpd_train.classifiers import labelled
+from dpd_train.compute import step_generator
+from dpd_train.matching import CALL, FIRST, LAST_RATE, Matching, Statistics, View, measure, moment_losses, ridge_loss
+from dpd_train.published import open_published
 
 SEED, SIDE, CROP, CLASSIFIERS = 0, 224, 112, 8
 CPU = torch.device("cpu")

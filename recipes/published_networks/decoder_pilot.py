@@ -5,7 +5,7 @@
 
 Encoder, quant_conv and so all latents stay as they are; the decoder and post_quant_conv are trained on the training
 images (the validation part's file names are left out). All arms take the same core time (the process's own CPU time),
-begin at the shipped decoder and keep its losses of pixels (`dpd_train.vae.tune.DECODER`: L1, coarse, chroma, spectral,
+begin at the shipped decoder and keep its losses of pixels (`dpd_train.vae.DECODER`: L1, coarse, chroma, spectral,
 in units of each image's contrast); the project's own perceptual networks do not take part, as they are not shipped.
 
 pixels     the losses of pixels alone
@@ -31,15 +31,14 @@ from scene_lists import read_parts
 from torch import nn
 from torch.nn import functional as F
 
-from dpd_train.bases.base import load_base
-from dpd_train.bases.published import PublishedModel, _stages, open_published
-from dpd_train.classifiers.network import set_learning_rate
-from dpd_train.compute.checkpoint import step_generator
-from dpd_train.diffusion.averages import PowerAverage
-from dpd_train.images import to_float
-from dpd_train.images.symmetry import ORDER, d4
-from dpd_train.vae.autoencoder import _pixel_losses, perceptual_loss, reconstruction_metrics, statistics_loss
-from dpd_train.vae.tune import DECODER
+from dpd_train.bases import load_base
+from dpd_train.compute import step_generator
+from dpd_train.denoiser import PowerAverage
+from dpd_train.networks import set_learning_rate
+from dpd_train.published import PublishedModel, _stages, open_published
+from dpd_train.scene_set import to_float
+from dpd_train.symmetry import ORDER, d4
+from dpd_train.vae import DECODER, _pixel_losses, perceptual_loss, reconstruction_metrics, statistics_loss
 
 SEED, BATCH, WARMUP = 0, 8, 50
 SIDE = 224

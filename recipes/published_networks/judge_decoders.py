@@ -38,10 +38,9 @@ from torch.nn import functional as F
 from dpd_eval.backbones import HubBody, open_backbone
 from dpd_eval.selection import random_subset
 from dpd_runtime.bundle.bundle import load_bundle
-from dpd_train.bases.base import decode_in_parts, load_base
-from dpd_train.bases.latents import encode
-from dpd_train.compute.device import hardware
-from dpd_train.images import SceneSet, to_float
+from dpd_train.bases import decode_in_parts, encode, load_base
+from dpd_train.compute import hardware
+from dpd_train.scene_set import SceneSet, to_float
 
 IPC, SIDE, CALL = 10, 224, 20
 BGR_MEAN = np.array([104, 117, 123], np.float32)

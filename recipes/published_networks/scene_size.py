@@ -26,9 +26,10 @@ from result_file import tell
 
 from dpd_eval.selection import random_subset
 from dpd_runtime.annotations import Images
-from dpd_train.compute.device import hardware
-from dpd_train.held_out import HeldOut
-from dpd_train.images import SceneSet, read_scenes
+from dpd_train.compute import hardware
+from dpd_train.reading import HeldOut
+from dpd_train.scene_set import SceneSet
+from dpd_train.scenes import read_scenes
 
 ARMS = {"256": (256, 256), "128": (128, 128), "64": (64, 64), "128>256": (128, 256), "64>256": (64, 256)}
 SUBSETS, HELD = 10, 10

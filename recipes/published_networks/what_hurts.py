@@ -26,10 +26,9 @@ from scene_lists import read_parts
 from torch.nn import functional as F
 
 from dpd_eval.selection import random_subset
-from dpd_train.bases.base import decode_in_parts, load_base
-from dpd_train.bases.latents import encode
-from dpd_train.images import SceneSet
-from dpd_train.vae.autoencoder import high_frequency_ratio
+from dpd_train.bases import decode_in_parts, encode, load_base
+from dpd_train.scene_set import SceneSet
+from dpd_train.vae import high_frequency_ratio
 
 SUBSETS, PSNR = 3, 34.7
 

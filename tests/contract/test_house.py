@@ -58,10 +58,10 @@ def spoil(path: Path, module: str) -> None:
 @pytest.mark.parametrize(
     ("contract", "place", "module"),
     [
-        ("rooms", "dpd_train/compute/device.py", "dpd_eval.statistics"),
+        ("rooms", "dpd_train/compute.py", "dpd_eval.statistics"),
         ("light", "dpd_runtime/sampling/noise.py", "torch"),
         ("runtime", "dpd_runtime/engines/engine.py", "dpd_runtime.bundle.bundle"),
-        ("train", "dpd_train/vae/autoencoder.py", "dpd_train.diffusion.denoiser"),
+        ("train", "dpd_train/vae.py", "dpd_train.denoiser"),
         ("eval", "dpd_eval/statistics.py", "dpd_eval.recipe"),
         ("export", "export/dpd_export/packing.py", "dpd_export.compile"),
         ("cli", "cli/dpd_cli/terminal.py", "dpd_cli.main"),

@@ -32,7 +32,7 @@ ENTRIES = {
     "runtime": f"import dpd_runtime; {LOAD}('cpu', ''))",
     "worker": "from dpd_runtime.engines.worker import main, HERE; HERE.available_providers()",
     "loader": f"import dpd_runtime.torch; {LOAD}('cpu', ''))",
-    "training": "import dpd_train.images, onnxruntime",
+    "training": "import dpd_train.scenes, onnxruntime",
     "judges": "import dpd_eval, onnxruntime",
     "export": "import dpd_export.options, onnxruntime",
     "quantizer": "from dpd_export.int8 import _quantization; _quantization()",

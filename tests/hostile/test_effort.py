@@ -114,7 +114,7 @@ def test_strips_on_top_of_each_other_are_set_aside(tmp_path: Path) -> None:
 
 def test_gdal_does_not_see_them() -> None:
     pytest.importorskip("rasterio")
-    from dpd_train.images.rasters import read_raster
+    from dpd_train.rasters import read_raster
 
     assert read_raster(stacked(20_000, 20_000), None) == ("a TIFF whose strips or tiles share bytes; save it again")
     assert str(read_raster(repeated(Image.new("L", (64, 64)), MOST_SCANS), None)).startswith("a JPEG of more than")

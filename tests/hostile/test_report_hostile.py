@@ -28,7 +28,7 @@ from dpd_runtime.dataset.folder import packed_format
 from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_runtime.images.pictures import DECODERS, MOST_PIXELS, read_pixels
 from dpd_runtime.images.pixels import pillow_rgb, read_square
-from dpd_train.images import read_scenes
+from dpd_train.scenes import read_scenes
 from tests.drawn_results import write_set
 from tests.painted import reasons, tree
 

@@ -26,12 +26,10 @@ import dpd_eval.extractors as own
 from dpd_cli import terminal
 from dpd_cli.main import main
 from dpd_cli.terminal import Update
-from dpd_train.classifiers import training
-from dpd_train.prototypes.matching import codes, statistics
-from dpd_train.prototypes.private import budget, choice, decoder, public
-from dpd_train.prototypes.private import codes as private_codes
-from dpd_train.prototypes.private.release import Release, read_release, release
-from dpd_train.run.planning import plan
+from dpd_train import classifiers, matching, plan
+from dpd_train.private import budget, choice, decoder, public
+from dpd_train.private import codes as private_codes
+from dpd_train.private.release import Release, read_release, release
 
 load_recipe, own_extractor = evaluation.load_recipe, own.own_extractor
 
@@ -73,8 +71,8 @@ def shorten() -> None:
     plan.full_plan = lambda *steps: plan.shortened(replace(usual(*steps), watcher_steps=2), 0.004)
     plan.SHORTEST_WATCHERS = 2
     plan.MOST_TUNING = plan.MOST_MATCHING = plan.LEAST_MATCHING = plan.SMALL_MATCHING = 6
-    plan.AUDIT_IMAGES, statistics.VIEWS = 20, 100
-    codes.CHECKPOINT_SECONDS = training.CHECKPOINT_SECONDS = 0.0
+    plan.AUDIT_IMAGES, matching.VIEWS = 20, 100
+    matching.CHECKPOINT_SECONDS = classifiers.CHECKPOINT_SECONDS = 0.0
     evaluation.load_recipe = lambda name: replace(load_recipe(name), steps=3, full_steps=0, warmup=1, batch=8)
     stages._recipe = lambda made: evaluation.load_recipe("quick")
     decoder.STEPS, choice.LEAST, choice.CANDIDATES = 2, 30, 1

@@ -21,9 +21,9 @@ from dpd_runtime.dataset.write import write_set
 from dpd_runtime.errors import AuditError, DataError, InputError
 from dpd_runtime.generation.generate import generate
 from dpd_runtime.sampling.schedule import schedule_from_config
-from dpd_train.classifiers.encoder import save_encoder
-from dpd_train.classifiers.network import ResNet, ResNetConfig
-from dpd_train.held_out import HeldOut
+from dpd_train.encoder import save_encoder
+from dpd_train.networks import ResNet, ResNetConfig
+from dpd_train.reading import HeldOut
 from tests.tiny import tiny_run
 
 pytestmark = pytest.mark.full  # a run, an export and three audits

@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 from dpd_eval.artefacts import Traces, artefact_test, scan
 from dpd_eval.subject import read_data
 from dpd_train.drawn_scenes import CLASSES
-from dpd_train.held_out import HeldOut
+from dpd_train.reading import HeldOut
 from tests.tiny import drawn_scenes
 
 RNG = np.random.default_rng(0)

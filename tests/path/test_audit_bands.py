@@ -22,9 +22,8 @@ from dpd_eval.subject import AuditData, open_subject, reading_of
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.errors import InputError
 from dpd_runtime.images.bands import Band
-from dpd_train.held_out import HeldOut
-from dpd_train.images import PLAIN, SceneSet
-from dpd_train.reading import parse_reading
+from dpd_train.reading import PLAIN, HeldOut, parse_reading
+from dpd_train.scene_set import SceneSet
 from tests.banded import COUNTS, bands_of, scenes, write_distilled, write_real
 
 ALL = parse_reading("all", "0:2550")

@@ -18,13 +18,13 @@ from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.generation.replay import replay
 from dpd_runtime.images.bands import physical
-from dpd_train.bases.base import load_base
-from dpd_train.bases.latents import reconstruct
-from dpd_train.compute.device import one_thread
-from dpd_train.images import read_scenes, to_float
+from dpd_train.bases import load_base, reconstruct
+from dpd_train.compute import one_thread
 from dpd_train.reading import parse_reading
+from dpd_train.scene_set import to_float
+from dpd_train.scenes import read_scenes
 from dpd_train.train import train
-from dpd_train.vae.bands import with_bands
+from dpd_train.vae import with_bands
 from tests.tiny import BAND_NAMES, CONFIG, scenes_of_bands, tiny_base
 
 rasterio = pytest.importorskip("rasterio")
@@ -56,7 +56,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         val_per_class=4,
     )
     with one_thread(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
+        patch.setattr("dpd_train.matching.VIEWS", 100)
         train(scenes_of_bands(folder / "scenes", count), folder / "run", config, cache=folder / "cache")
         export_run(folder / "run", folder / "site.dpd", ExportOptions(precision="fp32", codes_only=True))
     return count, folder

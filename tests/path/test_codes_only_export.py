@@ -18,8 +18,8 @@ from dpd_runtime import generate, load_bundle, write_set
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.errors import InputError, ParityError
 from dpd_runtime.generation.replay import replay
-from dpd_train.bases.base import decode_images, load_base
-from dpd_train.held_out import HeldOut
+from dpd_train.bases import decode_images, load_base
+from dpd_train.reading import HeldOut
 from tests.tiny import CODES
 
 HELD = {"held_out": HeldOut(val_per_class=2), "images": 20}

@@ -17,8 +17,8 @@ from dpd_cli.distillation import PrivateRequest
 from dpd_cli.private_distillation import _entry, _handed_over
 from dpd_runtime import load_bundle
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.images import check_files, read_scenes
-from dpd_train.prototypes.private.ledger import cost_of, entry_of, ledger_folder, read_ledger
+from dpd_train.private.ledger import cost_of, entry_of, ledger_folder, read_ledger
+from dpd_train.scenes import check_files, read_scenes
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
 from tests.path.test_distill import dpd

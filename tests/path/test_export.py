@@ -29,8 +29,8 @@ from dpd_runtime.dataset.digest import set_hash
 from dpd_runtime.errors import InputError, ParityError
 from dpd_runtime.generation.generate import resolve_sampler
 from dpd_runtime.generation.replay import psnr
-from dpd_train.bases.base import load_base
-from dpd_train.classifiers.network import load_classifier
+from dpd_train.bases import load_base
+from dpd_train.networks import load_classifier
 from tests.tiny import SIDE
 
 FIGURES = {f"end_to_end_{what}" for what in ("images", "psnr_db", "worst_psnr_db")}

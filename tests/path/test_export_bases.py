@@ -13,8 +13,8 @@ from dpd_export.reference import extent_of
 from dpd_runtime import generate, load_bundle
 from dpd_runtime.generation.generate import resolve_sampler
 from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER, fitted
-from dpd_train.bases.base import load_base
-from dpd_train.classifiers.network import ResNet, latent_classifier_shape, save_classifier, teacher_shape
+from dpd_train.bases import load_base
+from dpd_train.networks import ResNet, latent_classifier_shape, save_classifier, teacher_shape
 from tests.sd_like import sd_like
 
 CLASSES, LATENT = ("Forest", "River"), (4, 4, 4)

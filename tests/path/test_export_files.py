@@ -17,7 +17,7 @@ from dpd_runtime.bundle.graph_check import WEIGHTS_NAME
 from dpd_runtime.engines.engine import Provider
 from dpd_runtime.generation.golden import GOLDEN_NAME
 from dpd_runtime.generation.replay import replay
-from dpd_train.bases.base import load_base
+from dpd_train.bases import load_base
 
 CPU = Provider("cpu", "")
 

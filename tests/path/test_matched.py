@@ -20,10 +20,10 @@ from dpd_runtime import generate, load_bundle, write_set
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.sampling.noise import image_element
 from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER, suited_sampler
-from dpd_train.bases.base import decode_images, load_base
+from dpd_train.bases import decode_images, load_base
 from dpd_train.config import TrainConfig
-from dpd_train.images.symmetry import d4
-from dpd_train.run.folder import matched_count
+from dpd_train.run import matched_count
+from dpd_train.symmetry import d4
 from dpd_train.train import train
 from tests.tiny import CODES, CONFIG, drawn_scenes, tiny_base
 
@@ -31,7 +31,7 @@ from tests.tiny import CODES, CONFIG, drawn_scenes, tiny_base
 @pytest.fixture(autouse=True)
 def short_watchers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Few views, in one thread: with two, beside another process, these small tensors take minutes."""
-    monkeypatch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
+    monkeypatch.setattr("dpd_train.matching.VIEWS", 100)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -97,7 +97,7 @@ def test_what_cannot_be_matched_is_said_before_anything_is_trained(
 ) -> None:
     with pytest.raises(DataError, match="has 8 different training images, and --prototypes matched needs at least 20"):
         train(drawn_scenes(tmp_path / "few"), tmp_path / "run", config(tmp_path), cache=tmp_path / "cache")
-    monkeypatch.setattr("dpd_train.bases.base.DECODER_LIMIT", 1000)
+    monkeypatch.setattr("dpd_train.bases.DECODER_LIMIT", 1000)
     with pytest.raises(InputError, match=r"--prototypes matched .* use pooled, or --device cuda"):
         train(many_scenes(tmp_path), tmp_path / "run", config(tmp_path), cache=tmp_path / "cache")
     assert not (tmp_path / "run").exists()

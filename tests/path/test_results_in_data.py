@@ -16,11 +16,12 @@ from dpd_runtime.classifier.label import images_below
 from dpd_runtime.dataset.state import State
 from dpd_runtime.errors import DataError
 from dpd_runtime.images.folders import made_by_dpd
-from dpd_train.classifiers.encoder import save_encoder
-from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.config import TrainConfig
-from dpd_train.images import check_files, fingerprint, read_scenes
-from dpd_train.run.folder import match_config
+from dpd_train.encoder import save_encoder
+from dpd_train.networks import ResNet, ResNetConfig
+from dpd_train.run import match_config
+from dpd_train.scene_set import fingerprint
+from dpd_train.scenes import check_files, read_scenes
 from tests.commands import dpd as run_dpd
 from tests.painted import greys, paint, tree
 from tests.teacher import write_teacher

@@ -19,8 +19,8 @@ import dpd_eval.extractors as own
 from dpd_cli.main import main
 from dpd_eval.selection import random_subset, select, select_set, write_folder
 from dpd_runtime.errors import OutputFolderError
-from dpd_train.held_out import HeldOut
-from dpd_train.images import read_scenes
+from dpd_train.reading import HeldOut
+from dpd_train.scenes import read_scenes
 
 CLASSES = ("Field", "Lake", "Rock")
 SIDE = 16

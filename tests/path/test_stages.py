@@ -11,8 +11,8 @@ import pytest
 from dpd_cli.terminal import NumberedStages
 
 pytest.importorskip("torch")
-from dpd_train.compute.device import one_thread
-from dpd_train.run.stages.ahead import stages_ahead
+from dpd_train.compute import one_thread
+from dpd_train.stages import stages_ahead
 from dpd_train.train import train
 from tests.tiny import CONFIG, drawn_scenes, tiny_base
 
@@ -59,7 +59,7 @@ def test_a_run_goes_through_the_stages_that_it_announced(options: dict[str, Any]
 def test_watchers_are_one_line_and_their_stages_are_announced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
+    monkeypatch.setattr("dpd_train.matching.VIEWS", 100)
     with caplog.at_level(logging.INFO):
         announced, moved, _ = went_through(tmp_path, 23, prototypes="matched", tune_vae=True)
     assert list(announced[-1]) == moved

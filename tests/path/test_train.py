@@ -25,14 +25,13 @@ from torch.nn.functional import avg_pool2d
 
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.file_lock import worked_in
-from dpd_train.bases.base import load_base
-from dpd_train.bases.latents import encode, encode_cached
-from dpd_train.captions.captions import aggregate_prompts
+from dpd_train.bases import encode, encode_cached, load_base
+from dpd_train.captions import aggregate_prompts
 from dpd_train.config import TrainConfig
-from dpd_train.held_out import HeldOut
-from dpd_train.images import read_scenes
-from dpd_train.prototypes.prototypes import ClassPrototypes
-from dpd_train.run.stages.classifiers import points_lost
+from dpd_train.prototypes import ClassPrototypes
+from dpd_train.reading import HeldOut
+from dpd_train.scenes import read_scenes
+from dpd_train.stages import points_lost
 from dpd_train.train import train
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
@@ -218,7 +217,7 @@ def test_tuned_decoder_leaves_the_latents_alone(tmp_path: Path) -> None:
 def test_the_decoder_is_tuned_where_reconstructions_cost_too_much(
     most_lost: float, tuned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpd_train.run.stages.classifiers.MOST_LOST", most_lost)
+    monkeypatch.setattr("dpd_train.stages.MOST_LOST", most_lost)
     base = tiny_base(tmp_path)
     config = replace(CONFIG, base=str(base), steps=0, teacher_steps=2, latent_classifier_steps=2, prototypes="none")
     config = replace(config, tune_vae=None, vae_steps=1, perceptual_steps=1)

@@ -15,9 +15,8 @@ from dpd_cli.commands.pretrain import FIELDS
 from dpd_cli.main import app, main
 from dpd_cli.options import PANELS
 from dpd_eval.options import EvaluateConfig
-from dpd_train.config import PRESETS, TrainConfig
-from dpd_train.options import choices
-from dpd_train.pretrain import TRAININGS
+from dpd_train.config import PRESETS, TRAININGS, TrainConfig
+from dpd_train.reading import choices
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="a site has no PyTorch")
@@ -108,10 +107,9 @@ def accepted() -> Iterable[tuple[str, str, Iterable[str]]]:
     from dpd_runtime.dataset.formats.output import FORMATS
     from dpd_runtime.generation.providers import PROVIDERS
     from dpd_runtime.sampling.solvers import SOLVERS
-    from dpd_train.classifiers.encoder import METHOD
-    from dpd_train.config import DEVICES
+    from dpd_train.config import DEVICES, STAGES
+    from dpd_train.encoder import METHOD
     from dpd_train.federated.settings import Role
-    from dpd_train.pretrain import STAGES
 
     yield from ((name, "--provider", PROVIDERS) for name in ("generate", "verify", "bench"))
     yield from ((name, "--device", DEVICES) for name in ("train", "pretrain", "evaluate", "audit", "fit"))
@@ -148,8 +146,8 @@ def test_the_check_of_values_can_fail() -> None:
 @needs_torch
 def test_help_states_the_defaults_of_a_federation_and_of_pretraining() -> None:
     from dpd_train.federated.settings import Federated
-    from dpd_train.pretrain.config import PretrainConfig
-    from dpd_train.pretrain.swimdiff.config import SwimDiff
+    from dpd_train.pretrain import PretrainConfig
+    from dpd_train.swimdiff.config import SwimDiff
 
     for name in ("rounds", "clients"):
         assert f"Default: {getattr(Federated, name)}." in parameter("train", f"--{name}").help

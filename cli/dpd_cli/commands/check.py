@@ -16,7 +16,7 @@ from dpd_runtime.text import counted
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
-    from dpd_train.images.look import Look, Sample
+    from dpd_train.scenes import Look, Sample
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder of class folders, or a .csv or .parquet list.")]
 Base = Annotated[str, under("Data", "Base model that dpd distill will use: nano, a diffusers folder or a hub id.")]
@@ -50,13 +50,12 @@ def check_command(
     require_torch("train", "eval", *extras_of(options.reading, data))
     from dpd_cli.distillation import audit_remarks, held_images, scene_remarks
     from dpd_runtime.machine.cores import idle_cores, usable_cores
-    from dpd_train.bases.folder import check_base_bands
+    from dpd_train.base_files import check_base_bands
     from dpd_train.config import TrainConfig
-    from dpd_train.images import check_files, count_scenes
-    from dpd_train.images.look import look_at, shared_scenes
-    from dpd_train.run.folder import check_base_at, check_classes, check_matched_counts, fate_of_scenes
-    from dpd_train.run.planning.kept import speed_here
-    from dpd_train.run.planning.plan import MINUTES, QUICK_MINUTES, make_plan, on_idle_cores, remarks, task_of
+    from dpd_train.kept import speed_here
+    from dpd_train.plan import MINUTES, QUICK_MINUTES, make_plan, on_idle_cores, remarks, task_of
+    from dpd_train.run import check_base_at, check_classes, check_matched_counts, fate_of_scenes
+    from dpd_train.scenes import check_files, count_scenes, look_at, shared_scenes
 
     say = _silent if json_output else _say
     check_base_at(base, resolution)

@@ -18,8 +18,8 @@ from dpd_train.reading import parse_reading  # noqa: TID253 -- loads no PyTorch
 if TYPE_CHECKING:
     from dpd_cli.distillation import Distillation, Tell
 
-LOOPS = ("dpd_train.classifiers", "dpd_train.diffusion", "dpd_train.prototypes.matching", "dpd_train.vae")
-PLANNED = ("dpd_train.run.data", "dpd_train.train")
+LOOPS = ("dpd_train.classifiers", "dpd_train.denoiser", "dpd_train.tuning", "dpd_train.matching", "dpd_train.vae")
+PLANNED = ("dpd_train.context", "dpd_train.train")
 
 ARMS = {
     "set": "the set, {images} per class",

@@ -16,7 +16,7 @@ from dpd_runtime.text import counted
 if TYPE_CHECKING:
     from dpd_export.engines import WantedEngines
     from dpd_export.options import ExportOptions
-    from dpd_train.run.finished import FinishedRun
+    from dpd_train.run import FinishedRun
 
 DEFAULT_FLAVOUR = "tensorrt-rtx"
 
@@ -128,7 +128,7 @@ def export_command(
     out = named_after(run, ".dpd") if out is None else out
     wanted = _wanted(trt, flavour, compute_capability, precision)
     from dpd_export.options import ExportOptions, check_export
-    from dpd_train.run.finished import told_of_networks, told_of_size
+    from dpd_train.run import told_of_networks, told_of_size
 
     options = ExportOptions(
         precision=precision,

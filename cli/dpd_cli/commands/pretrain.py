@@ -15,17 +15,14 @@ from dpd_runtime.command_line import option
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder, check_cache, check_writable
 from dpd_runtime.text import counted
-from dpd_train.config import check_device  # noqa: TID253 -- loads no PyTorch
-from dpd_train.held_out import By  # noqa: TID253 -- loads no PyTorch
-from dpd_train.options import choices, setting  # noqa: TID253 -- loads no PyTorch
-from dpd_train.pretrain import STAGES, TRAININGS  # noqa: TID253 -- loads no PyTorch
-from dpd_train.reading import parse_reading  # noqa: TID253 -- loads no PyTorch
+from dpd_train.config import STAGES, TRAININGS, check_device  # noqa: TID253 -- loads no PyTorch
+from dpd_train.reading import By, choices, parse_reading, setting  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
-    from dpd_train.pretrain.config import PretrainConfig
-    from dpd_train.pretrain.pool import Sources
-    from dpd_train.pretrain.swimdiff.config import SwimDiff
-    from dpd_train.vae.autoencoder import AutoencoderTraining
+    from dpd_train.pool import Sources
+    from dpd_train.pretrain import PretrainConfig
+    from dpd_train.swimdiff.config import SwimDiff
+    from dpd_train.vae import AutoencoderTraining
 
 
 # -- `dpd pretrain --features`: an encoder trained without labels. Nothing of a base is trained on this path.
@@ -97,8 +94,8 @@ def pretrain_features_command(
 ) -> None:
     """Check what was asked for, train the encoder, and print what was made."""
     from dpd_runtime.files import cache_folder, check_cache
-    from dpd_train.classifiers.encoder import check_new
-    from dpd_train.pretrain.swimdiff.unlabelled import check_images
+    from dpd_train.encoder import check_new
+    from dpd_train.swimdiff.unlabelled import check_images
 
     training = _training(given, sources.seed)
     check_new(out)
@@ -108,8 +105,8 @@ def pretrain_features_command(
     check_cache(folder, "choose another --state")
     import torch
 
-    from dpd_train.compute.device import use_device
-    from dpd_train.pretrain.swimdiff.features import pretrain_features
+    from dpd_train.compute import use_device
+    from dpd_train.swimdiff.features import pretrain_features
 
     log_to_console()
     if threads:
@@ -138,7 +135,7 @@ def pretrain_features_command(
 
 
 def _training(given: Mapping[str, Any], seed: int) -> "SwimDiff":
-    from dpd_train.pretrain.swimdiff.config import SwimDiff
+    from dpd_train.swimdiff.config import SwimDiff
 
     asked = {field: given[name] for name, field in FIELDS.items() if given[name] is not None}
     if given["swimdiff_rate"] == 0:  # which SwimDiff allows, as a control
@@ -286,10 +283,9 @@ def pretrain_command(
     check_cache(folder, "choose another --state")
     import torch
 
-    from dpd_train.bases.folder import SHIPPED_BASE
-    from dpd_train.compute.device import use_device
-    from dpd_train.pretrain.bands import pretrain_bands
-    from dpd_train.pretrain.pretrain import pretrain
+    from dpd_train.base_files import SHIPPED_BASE
+    from dpd_train.compute import use_device
+    from dpd_train.pretrain import pretrain, pretrain_bands
 
     log_to_console()
     if threads:
@@ -343,8 +339,8 @@ def _check_place(out: Path) -> None:
 
 def _sources(data: list[str], resolution: int, seed: int, given: dict[str, Any]) -> "Sources":
     """Return the sources of `SourceOptions`. One number of --val-per-class is for all sources."""
-    from dpd_train.images.crops import Crops
-    from dpd_train.pretrain.pool import Sources
+    from dpd_train.pool import Sources
+    from dpd_train.scene_set import Crops
 
     held_out = given["val_per_class"]
     return Sources(
@@ -380,7 +376,7 @@ def _check_reading(sources: "Sources", features: bool, of_rgb: dict[str, Any]) -
 def _of_bands(seed: int, given: dict[str, Any]) -> "AutoencoderTraining":
     """Return the settings of a VAE for bands with the given steps, batch and rate."""
     from dpd_train.config import TrainConfig
-    from dpd_train.vae.bands import bands_training
+    from dpd_train.vae import bands_training
 
     training: AutoencoderTraining = _changed(bands_training(TrainConfig(seed=seed)), "autoencoder", given)
     return training
@@ -395,8 +391,8 @@ def _changed(training: Any, name: str, given: dict[str, Any]) -> Any:
 
 def _check_data(sources: "Sources", start: str | None) -> None:
     """Check DATA and --start before PyTorch is imported."""
-    from dpd_train.bases.folder import base_folder, check_base
-    from dpd_train.pretrain.pool import check_sources
+    from dpd_train.base_files import base_folder, check_base
+    from dpd_train.pool import check_sources
 
     check_sources(sources)
     if start is not None:
@@ -411,7 +407,7 @@ def _config(
     given: dict[str, Any],
 ) -> "PretrainConfig":
     """Return the config with the given steps, batches and rates of each training."""
-    from dpd_train.pretrain.config import PretrainConfig
+    from dpd_train.pretrain import PretrainConfig
 
     config = PretrainConfig(
         resolution=sources.resolution,

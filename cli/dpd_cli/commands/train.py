@@ -30,7 +30,7 @@ from dpd_runtime.command_line import shown
 from dpd_runtime.errors import DpdError, InputError
 from dpd_runtime.text import counted
 from dpd_train.config import PRESETS, TrainConfig, asked_for, check_device, resolve  # noqa: TID253 -- loads no PyTorch
-from dpd_train.options import setting  # noqa: TID253 -- loads no PyTorch
+from dpd_train.reading import setting  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +105,7 @@ def train_command(
         dpd train --federated server 0.0.0.0:8080 --classes Forest,River --out common
         dpd train scenes/ --federated client 10.0.0.1:8080 --out run
     """
-    from dpd_train.compute.tracking import check_tracker
+    from dpd_train.tracking import check_tracker
 
     places = {"resume": resume, "keep_checkpoints": keep_checkpoints, "tracker": tracker, "cache_dir": cache_dir}
     with _told_once(DpdError):
@@ -152,7 +152,7 @@ def _train(
     data: Path, out: Path, config: TrainConfig, json_output: bool, *, device: "torch.device", **options: Any
 ) -> None:
     """Call `train` in each of the processes that were started, and print what the first one made."""
-    from dpd_train.compute.distributed import PeerError, joined
+    from dpd_train.distributed import PeerError, joined
     from dpd_train.train import train
 
     with (
@@ -205,7 +205,7 @@ def _continued(
     Raises:
         InputError: an option that the run has not, or no DATA.
     """
-    from dpd_train.run.folder import check_run_folder, read_unfinished
+    from dpd_train.run import check_run_folder, read_unfinished
 
     check_run_folder(out, resume=True)
     before = read_unfinished(out, asked)
@@ -220,9 +220,9 @@ def _continued(
 
 def _check_inputs(data: Path | None, out: Path, config: TrainConfig, resume: bool, cache: Path | None) -> None:
     """Check paths, names, counts and a sample of the images. Of several processes only the leader looks at --out."""
-    from dpd_train.compute.launcher import started_processes
-    from dpd_train.images.look import look_at
-    from dpd_train.run.folder import check_inputs
+    from dpd_train.launcher import started_processes
+    from dpd_train.run import check_inputs
+    from dpd_train.scenes import look_at
 
     if started_processes() == 1:
         check_inputs(data, out, config, resume=resume, cache=cache)
@@ -233,8 +233,8 @@ def _check_inputs(data: Path | None, out: Path, config: TrainConfig, resume: boo
 def _device(name: str, threads: int | None, federated: bool) -> "torch.device":
     import torch
 
-    from dpd_train.compute.device import use_device
-    from dpd_train.compute.launcher import started_as
+    from dpd_train.compute import use_device
+    from dpd_train.launcher import started_as
 
     level = logging.ERROR if started_as() else logging.INFO
     log_to_console(level)
@@ -262,7 +262,7 @@ def _told_once(kind: type[Exception]) -> Iterator[None]:
 @contextmanager
 def _resumable(out: Path) -> Iterator[None]:
     """After an interruption name the command that continues."""
-    from dpd_train.run.folder import STORED, resume_command
+    from dpd_train.run import STORED, resume_command
 
     try:
         yield
@@ -292,7 +292,7 @@ def _print_run(out: Path, run: dict[str, Any], json_output: bool) -> None:
     if json_output:
         print_json({"out": str(out), **run})
     elif "unfinished" in run:
-        from dpd_train.run.folder import resume_command
+        from dpd_train.run import resume_command
 
         left = run["unfinished"]
         print(f"time is up     {left['stage']} is at step {left['step']} of {left['steps']}")
@@ -302,7 +302,7 @@ def _print_run(out: Path, run: dict[str, Any], json_output: bool) -> None:
 
 
 def _print_finished(out: Path, run: dict[str, Any]) -> None:
-    from dpd_train.run.finished import told_of_networks
+    from dpd_train.run import told_of_networks
 
     metrics = run["metrics"]
     rebuilt = 100 * metrics["teacher_oa_on_reconstructions"]

@@ -19,7 +19,7 @@ from dpd_export.pruning.pic_pq import difference, importance, learn_springs, out
 from dpd_export.pruning.recovery import IMAGES, generated, recover
 from dpd_export.reference import RunCases, guided
 from dpd_runtime.errors import InputError
-from dpd_train.bases.base import Base
+from dpd_train.bases import Base
 
 SEED = 2  # neither the reference's nor the calibration's
 ROWS = 2  # of each calibration call that judges a ranking

@@ -8,7 +8,7 @@ from torch import nn
 
 from dpd_export.reference import RunCases, spread
 from dpd_runtime.generation.cases import sample_case
-from dpd_train.bases.base import Base, torch_denoise
+from dpd_train.bases import Base, torch_denoise
 
 IMAGES = 400  # generated over all classes
 BATCH, STEPS, RATE, WARMUP = 32, 600, 5e-4, 20

@@ -16,7 +16,7 @@ USED = """
 import numpy as np, torch
 from dpd_eval.selection import select
 from dpd_eval.students import build_student, student_identity
-from dpd_train.images import SceneSet
+from dpd_train.scene_set import SceneSet
 model = build_student("linear:4", 3, 0)
 print(tuple(model(torch.zeros(2, 3, 64, 64)).shape), sum(p.numel() for p in model.parameters()))
 again = build_student("linear:4", 3, 0)

@@ -15,7 +15,7 @@ from dpd_eval.recipe import Recipe
 from dpd_eval.selection import select_set
 from dpd_runtime.errors import InputError
 from dpd_runtime.images.folders import DECISIONS_NAME
-from dpd_train.images import read_scenes
+from dpd_train.scenes import read_scenes
 from tests.squares import write_squares
 
 LARGE, SMALL = 64, 24

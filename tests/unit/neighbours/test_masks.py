@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from dpd_neighbours.masks import app, joined, mask_values, mean_iou, parted
 from dpd_neighbours.segmenter import Segmenter, segment, train_segmenter
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.images import read_scenes
 from dpd_train.reading import parse_reading
+from dpd_train.scenes import read_scenes
 
 VALUES = (0, 7, 255)
 

@@ -22,10 +22,9 @@ from transformers import (
     SiglipModel,
 )
 
-from dpd_train.bases.tokenizer import build_tokenizer
-from dpd_train.captions.attributes import VOCABULARY
-from dpd_train.captions.captioners.vocabulary import GROUPS
-from dpd_train.images import SceneSet
+from dpd_train.attributes import GROUPS, VOCABULARY
+from dpd_train.bases import build_tokenizer
+from dpd_train.scene_set import SceneSet
 
 SIDE, PATCH = 32, 8
 VISION = {

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from dpd_train.compute.distributed import PeerError, joined
+from dpd_train import tuning
 from dpd_train.config import TrainConfig
-from dpd_train.diffusion import fine_tune
-from dpd_train.diffusion.denoiser import DenoiserTraining, _Run
+from dpd_train.denoiser import DenoiserTraining, _Run
+from dpd_train.distributed import PeerError, joined
 from dpd_train.train import train
 
 KILL_AT = 4  # of 10 steps are done
@@ -25,7 +25,7 @@ KILL_AT = 4  # of 10 steps are done
 def main() -> None:
     folder, resume = Path(sys.argv[1]), "--resume" in sys.argv
     config = TrainConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    training_of, step_of = fine_tune.denoiser_training, _Run.step
+    training_of, step_of = tuning.denoiser_training, _Run.step
 
     def with_every_checkpoint(config: TrainConfig) -> DenoiserTraining:
         return replace(training_of(config), checkpoint_seconds=0.0)
@@ -35,7 +35,7 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         step_of(run, step, *arguments)
 
-    fine_tune.denoiser_training = with_every_checkpoint
+    tuning.denoiser_training = with_every_checkpoint
     with joined(torch.device("cpu")) as team:
         common: dict[str, Any] = {"cache": folder / "cache", "team": team}
         if not resume:

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from dpd_runtime.errors import InputError
 from dpd_train.drawn_scenes import CLASSES, draw_scene, write_scenes
-from dpd_train.images import read_scenes
+from dpd_train.scenes import read_scenes
 
 
 def draw(name: str, seed: int, resolution: int = 32) -> np.ndarray:

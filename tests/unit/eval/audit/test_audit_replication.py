@@ -19,8 +19,8 @@ from dpd_eval.nearness import (
 )
 from dpd_eval.verdict import Outcome, control, decide, not_run, overall, power
 from dpd_runtime.annotations import Float32
-from dpd_train.images.structure import closeness, similarities, unit
-from dpd_train.prototypes.too_near import Nearest, thresholds
+from dpd_train.symmetry import closeness, similarities, unit
+from dpd_train.too_near import Nearest, thresholds
 
 WIDTH = 24
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dpd_eval.nearness import structure_space
 from dpd_runtime.annotations import Images
-from dpd_train.images.structure import closeness, similarities
+from dpd_train.symmetry import closeness, similarities
 
 
 def drawn(count: int, seed: int) -> Images:

@@ -17,7 +17,7 @@ from dpd_eval.verdict import LEGEND, Audit, reasons
 from dpd_runtime.annotations import Images
 from dpd_runtime.errors import DataError
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
-from dpd_train.images import SceneSet
+from dpd_train.scene_set import SceneSet
 from tests.commands import dpd
 from tests.tiny import SIDE, drawn_scenes
 

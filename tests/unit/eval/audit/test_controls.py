@@ -5,7 +5,7 @@ import numpy as np
 from dpd_eval.audit import AVERAGED, AVERAGED_CODES, averaged_codes_control
 from dpd_eval.subject import AuditData
 from dpd_eval.verdict import Outcome
-from dpd_train.images import SceneSet
+from dpd_train.scene_set import SceneSet
 
 CLASSES, EACH = ("Field", "Wood"), 40
 

@@ -14,7 +14,7 @@ from dpd_eval.recipe import Recipe
 from dpd_eval.subject import AuditData
 from dpd_eval.verdict import decide
 from dpd_runtime.annotations import Images
-from dpd_train.images import SceneSet
+from dpd_train.scene_set import SceneSet
 
 SIDE, CLASSES = 16, 2
 

@@ -9,7 +9,7 @@ import pytest
 from dpd_eval.attacks import AUC_HARMLESS, Scores, membership_tests
 from dpd_eval.nearness import nearer_test, replication_test
 from dpd_eval.verdict import LEGEND, FewHeld, Outcome, control, decide, not_run, numbered_notes, summary
-from dpd_train.prototypes.too_near import Nearest
+from dpd_train.too_near import Nearest
 
 PASSED = Outcome("artefact scan", 0.0, None, 0.0, "PASS")
 COPIED = Outcome("near duplicates of T, generated images", 3.0, None, 0.0, "FAIL", "of 60 images")

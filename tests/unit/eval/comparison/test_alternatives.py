@@ -14,7 +14,7 @@ from dpd_eval.options import EvaluateConfig
 from dpd_eval.results import is_alternative, jpeg_megabytes, jpegs_arm
 from dpd_runtime.annotations import Float32, Images
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.images import SceneSet
+from dpd_train.scene_set import SceneSet
 
 SIDE = 16
 

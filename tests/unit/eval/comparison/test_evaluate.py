@@ -22,9 +22,9 @@ from dpd_eval.selection import Seen
 from dpd_eval.statistics import class_accuracy, overall_accuracy, t_interval
 from dpd_eval.students import load_result
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.compute.device import has_bfloat16
-from dpd_train.held_out import HeldOut
-from dpd_train.images import SceneSet, parse_reading
+from dpd_train.compute import has_bfloat16
+from dpd_train.reading import HeldOut, parse_reading
+from dpd_train.scene_set import SceneSet
 
 SIZE = 16
 COLOURS = {"Blue": (60, 90, 170), "Green": (70, 150, 80), "Red": (170, 80, 70)}

@@ -17,9 +17,8 @@ from dpd_eval.report_provenance import evaluate_commands
 from dpd_eval.report_records import read_evaluation
 from dpd_eval.selection import check_look, find_method
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.held_out import HeldOut
-from dpd_train.images import read_scenes
-from dpd_train.reading import parse_reading
+from dpd_train.reading import HeldOut, parse_reading
+from dpd_train.scenes import read_scenes
 from tests.banded import CLASSES, COUNTS, bands_of, scenes, write_distilled, write_real
 
 RECIPE = Recipe(name="tiny", steps=40, batch=12, optimizer="adamw", peak_rate=5e-3, warmup=5, shift=2)

@@ -4,7 +4,7 @@ import pytest
 from dpd_eval.arms import Training, label_softly, soft_labels
 from dpd_eval.extractors import Extractor, own_extractor
 from dpd_runtime.errors import InputError
-from dpd_train.images import SceneSet
+from dpd_train.scene_set import SceneSet
 
 CLASSES = ("dark", "grey", "light")
 

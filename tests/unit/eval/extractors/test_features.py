@@ -16,7 +16,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from dpd_eval.extractor_choice import build_extractor
 from dpd_eval.extractors import Extractor, _last_tenth, own_extractor
 from dpd_runtime.errors import DataError, DiskError, InputError
-from dpd_train.images import SceneSet
+from dpd_train.scene_set import SceneSet
 
 STEPS = 30
 COLOURS = np.array([(70, 90, 170), (70, 150, 80), (170, 80, 70)])

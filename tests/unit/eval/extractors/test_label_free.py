@@ -25,14 +25,13 @@ from dpd_neighbours.mdfl import (
 )
 from dpd_runtime.annotations import Images
 from dpd_runtime.errors import InputError
-from dpd_train.bases.base import load_base
-from dpd_train.captions.captions import embed
-from dpd_train.classifiers.encoder import load_encoder, save_encoder
-from dpd_train.classifiers.network import ResNet, ResNetConfig
+from dpd_train.bases import load_base
+from dpd_train.captions import embed
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
-from dpd_train.images import SceneSet
-from dpd_train.images.structure import orbit, similarities
-from dpd_train.images.symmetry import ORDER, d4
+from dpd_train.encoder import load_encoder, save_encoder
+from dpd_train.networks import ResNet, ResNetConfig
+from dpd_train.scene_set import SceneSet
+from dpd_train.symmetry import ORDER, d4, orbit, similarities
 from tests.tiny import SIDE, tiny_base
 
 LABELS = np.repeat(np.arange(3), 4)

@@ -9,7 +9,7 @@ from dpd_eval.extractors import Extractor
 from dpd_eval.metrics import kernel_distance, neighbour_shares
 from dpd_runtime.annotations import Images
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
-from dpd_train.images import SceneSet
+from dpd_train.scene_set import SceneSet
 
 SIDE, OF_CLASS = 32, 40
 

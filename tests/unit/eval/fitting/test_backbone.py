@@ -15,8 +15,8 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from dpd_eval.backbones import Backbone, features_of, open_backbone
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.errors import InputError
-from dpd_train.bases.published import Colours
-from dpd_train.images import to_float
+from dpd_train.published import Colours
+from dpd_train.scene_set import to_float
 
 MEAN, STD = [0.48, 0.45, 0.4], [0.23, 0.22, 0.25]
 

@@ -18,8 +18,8 @@ from dpd_eval.recipe import load_recipe
 from dpd_eval.records import prototypes_of
 from dpd_eval.students import predict, train_student
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.held_out import HeldOut
-from dpd_train.images import read_scenes
+from dpd_train.reading import HeldOut
+from dpd_train.scenes import read_scenes
 from tests.unit.eval.fitting.test_backbone import write_vit
 
 RECIPE = """

@@ -8,7 +8,7 @@ from dpd_eval.inputs import check_fit
 from dpd_eval.options import FitConfig
 from dpd_eval.selection import select_set
 from dpd_runtime.errors import InputError
-from dpd_train.images import parse_reading
+from dpd_train.reading import parse_reading
 from tests.banded import bands_of, write_distilled, write_real
 
 

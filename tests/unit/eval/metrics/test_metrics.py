@@ -13,7 +13,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from dpd_eval.extractors import Extractor
 from dpd_eval.metrics import SetMetrics, class_agreement, intra_class_diversity, mean_max_cosine, set_metrics
 from dpd_runtime.errors import InputError
-from dpd_train.images import read_scenes
+from dpd_train.scenes import read_scenes
 from tests.tiny import drawn_scenes
 
 

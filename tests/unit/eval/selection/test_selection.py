@@ -12,7 +12,7 @@ from dpd_eval.extensions import extension_names
 from dpd_eval.selection import METHODS as OWN
 from dpd_eval.selection import find_method, random_subset, select
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.images import SceneSet
+from dpd_train.scene_set import SceneSet
 
 METHODS = {name: find_method(name) for name in (*OWN, *extension_names("dpd.selections"))}
 LABELS = np.repeat([0, 1, 2], [40, 25, 30])[np.random.default_rng(0).permutation(95)]

@@ -20,9 +20,9 @@ from dpd_eval.recipe import load_recipe
 from dpd_eval.students import build_student, predict, student_identity, train_student
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.errors import InputError
-from dpd_train.classifiers.encoder import save_encoder
-from dpd_train.classifiers.network import ResNet, ResNetConfig
-from dpd_train.images import SceneSet
+from dpd_train.encoder import save_encoder
+from dpd_train.networks import ResNet, ResNetConfig
+from dpd_train.scene_set import SceneSet
 
 SIDE, CLASSES = 16, 3
 

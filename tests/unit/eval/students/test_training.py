@@ -21,7 +21,7 @@ from dpd_eval.students import (
     train_network,
     train_student,
 )
-from dpd_train.images import SceneSet
+from dpd_train.scene_set import SceneSet
 
 RECIPE = Recipe(
     name="tiny", steps=20, batch=8, optimizer="adamw", peak_rate=3e-3, warmup=3, shift=2, cutmix=0.5, precision="bf16"

@@ -18,8 +18,8 @@ from dpd_export.compile import GENERATED
 from dpd_runtime import load_bundle
 from dpd_runtime.bundle.manifest import FileEntry, Manifest
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
-from dpd_train.bases.base import load_base
-from dpd_train.bases.folder import nano_folder
+from dpd_train.base_files import nano_folder
+from dpd_train.bases import load_base
 
 ABSOLUTE = re.compile(r"(?<![\w.])/\w|[A-Za-z]:\\|~/")  # /home, C:\, ~/
 

@@ -43,7 +43,7 @@ from dpd_runtime.generation.generate import Generation
 from dpd_runtime.generation.teacher import load_teacher
 from dpd_runtime.machine.driver import working_driver
 from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
-from dpd_train.bases.base import Base, load_base
+from dpd_train.bases import Base, load_base
 from tests.tiny import SIDE, tiny_base
 
 needs_rtx = pytest.mark.skipif(

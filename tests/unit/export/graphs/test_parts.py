@@ -3,8 +3,8 @@
 import pytest
 
 from dpd_export.graphs import Graph, graphs_of
-from dpd_train.bases.base import load_base
-from dpd_train.classifiers.network import ResNet, ResNetConfig
+from dpd_train.bases import load_base
+from dpd_train.networks import ResNet, ResNetConfig
 from tests.tiny import tiny_base
 
 

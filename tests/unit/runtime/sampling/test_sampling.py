@@ -245,7 +245,7 @@ def test_settings_of_the_sampler_make_all_images_sampled() -> None:
 @pytest.mark.parametrize("element", range(8))
 def test_an_image_is_turned_as_in_training(element: int) -> None:
     torch = pytest.importorskip("torch")
-    symmetry = pytest.importorskip("dpd_train.images.symmetry")
+    symmetry = pytest.importorskip("dpd_train.symmetry")
     pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3)).astype(np.uint8)
     expected = symmetry.d4(torch.from_numpy(pixels).permute(2, 0, 1), element).permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(turned(pixels, element), expected)

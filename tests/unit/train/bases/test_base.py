@@ -15,9 +15,11 @@ from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.sample import sample
 from dpd_runtime.sampling.sampler import BlockGuidance
 from dpd_runtime.sampling.solvers import SOLVERS
-from dpd_train.bases.base import (
+from dpd_train.base_files import base_folder
+from dpd_train.bases import (
     at_resolution,
     decode_images,
+    encode,
     fold_class_embedding,
     frozen_decoder,
     load_base,
@@ -25,9 +27,7 @@ from dpd_train.bases.base import (
     save_base,
     torch_denoise,
 )
-from dpd_train.bases.folder import base_folder
-from dpd_train.bases.latents import encode
-from dpd_train.captions.captions import embed, tokenize
+from dpd_train.captions import embed, tokenize
 from tests.sd_like import LENGTH, SD15, SIDE, sd_like
 
 PROMPT = "a satellite image of river"
@@ -141,7 +141,7 @@ def test_large_images_go_in_small_calls(most: int, tmp_path: Path, monkeypatch: 
     seen: list[int] = []
     base.vae.encoder.conv_in.register_forward_hook(lambda _, inputs, maps: seen.append(maps.numel() * maps.itemsize))
     one = 4 * 4 * SIDE**2  # bytes of its four channels
-    monkeypatch.setattr("dpd_train.bases.base.FIRST_MAP", most * one + one // 2)
+    monkeypatch.setattr("dpd_train.bases.FIRST_MAP", most * one + one // 2)
     torch.testing.assert_close(encode(base.vae, images), together)
     assert max(seen) == min(most, 5) * one
 

@@ -31,10 +31,10 @@ from transformers import (
 )
 
 from dpd_runtime.errors import InputError
-from dpd_train.bases.hub import model_hash
-from dpd_train.bases.published import open_published, read_colours
-from dpd_train.compute.device import autocast
-from dpd_train.run.folder import check_inputs
+from dpd_train.base_files import model_hash
+from dpd_train.compute import autocast
+from dpd_train.published import open_published, read_colours
+from dpd_train.run import check_inputs
 from dpd_train.train import train
 from tests.tiny import CONFIG, drawn_scenes, tiny_base
 
@@ -108,7 +108,7 @@ def test_parts_change_neither_features_nor_gradients(
     model, images = open_published(str(saved(tmp_path / "eyes", build))), pixels(7).float() / 127.5 - 1
     found = []
     for call in (3, 100):
-        monkeypatch.setattr("dpd_train.bases.published.CALL", call)
+        monkeypatch.setattr("dpd_train.published.CALL", call)
         seen = images.clone().requires_grad_()
         features = model.features(seen)
         features.square().sum().backward()  # type: ignore[no-untyped-call]
@@ -211,12 +211,12 @@ def test_a_processor_that_is_not_followed_is_refused(change: dict[str, object], 
 @pytest.mark.full
 def test_it_watches_a_run_whose_record_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (
-        ("watchers.LENGTHS", (1,)),
-        ("watchers.ATTENTION_LENGTHS", (1,)),
-        ("statistics.VIEWS", 100),
+        ("LENGTHS", (1,)),
+        ("ATTENTION_LENGTHS", (1,)),
+        ("VIEWS", 100),
     ):
-        monkeypatch.setattr(f"dpd_train.prototypes.matching.{name}", value)
-    monkeypatch.setattr("dpd_train.run.stages.matching.PUBLISHED_IMAGES", 5)
+        monkeypatch.setattr(f"dpd_train.matching.{name}", value)
+    monkeypatch.setattr("dpd_train.stages.PUBLISHED_IMAGES", 5)
     place = saved(tmp_path / "eyes", resnet)
     scenes, base = drawn_scenes(tmp_path / "scenes", per_class=24), str(tiny_base(tmp_path))
     short = replace(CONFIG, base=base, prototypes="matched", ipc=2, matching_steps=2, steps=0)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dpd_train.captions.attributes import VOCABULARY, aggregate, caption, class_words, describe, describe_many, phrases
+from dpd_train.attributes import VOCABULARY, aggregate, caption, class_words, describe, describe_many, phrases
 from dpd_train.drawn_scenes import CLASSES, draw_scene
 
 DATA = Path(__file__).parents[4].parent / "shared" / "data"

@@ -14,17 +14,16 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from dpd_runtime.errors import DiskError, InputError
-from dpd_train.captions.attributes import VOCABULARY, describe_many
-from dpd_train.captions.captioners import check_captioner, describe_scenes
-from dpd_train.captions.captioners.describe import StoredPhrases, image_hash
+from dpd_train.attributes import VOCABULARY, describe_many
+from dpd_train.captioners import StoredPhrases, check_captioner, describe_scenes, image_hash
 from tests.unit.train.captioner_models import drawn, tiny_clip
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from dpd_train.captions.captioners import describe_scenes
-from dpd_train.images import SceneSet
+from dpd_train.captioners import describe_scenes
+from dpd_train.scene_set import SceneSet
 
 def kill(done, total):
     print(done, total, flush=True)

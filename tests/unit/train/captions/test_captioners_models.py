@@ -16,11 +16,9 @@ from transformers import AutoTokenizer, CLIPModel, LlavaForConditionalGeneration
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from dpd_runtime.errors import InputError
-from dpd_train.captions.captioners import check_captioner, describe_scenes
-from dpd_train.captions.captioners.answers import INSTRUCTION, parse
-from dpd_train.captions.captioners.clip import choose
-from dpd_train.captions.captioners.vlm import NEW_TOKENS
-from dpd_train.captions.captioners.vocabulary import GROUPS, Group
+from dpd_train.attributes import GROUPS, INSTRUCTION, Group, parse
+from dpd_train.captioners import check_captioner, describe_scenes
+from dpd_train.captioning_models import NEW_TOKENS, choose
 from tests.unit.train.captioner_models import PATCH, SIDE, TEMPLATE, drawn, tiny_clip, tiny_siglip, tiny_vlm
 
 

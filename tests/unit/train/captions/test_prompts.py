@@ -10,18 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
-from dpd_train.bases.tokenizer import build_tokenizer
-from dpd_train.captions.attributes import VOCABULARY
-from dpd_train.captions.captioners.vocabulary import GROUPS
-from dpd_train.captions.captions import (
-    CLASS_SHARE,
-    PromptTable,
-    aggregate_prompts,
-    caption_table,
-    fit_phrases,
-    turn_phrases,
-)
-from dpd_train.prototypes.prototypes import ClassPrototypes
+from dpd_train.attributes import GROUPS, VOCABULARY
+from dpd_train.bases import build_tokenizer
+from dpd_train.captions import CLASS_SHARE, PromptTable, aggregate_prompts, caption_table, fit_phrases, turn_phrases
+from dpd_train.prototypes import ClassPrototypes
 
 WORDS = [f"word{letter}" for letter in "abcdefgh"]  # none is part of another
 IMAGES = st.lists(st.lists(st.sampled_from(WORDS), max_size=5).map(tuple), min_size=1, max_size=24)

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from dpd_train.classifiers.attention import AttentionBlock, AttentionConfig, positions
-from dpd_train.classifiers.pool import load_pool, train_pool
-from dpd_train.classifiers.training import ClassifierTraining
+from dpd_train.classifiers import ClassifierTraining, load_pool, train_pool
+from dpd_train.networks import AttentionBlock, AttentionConfig, positions
 
 SHAPE = AttentionConfig(num_classes=3, width=16, blocks=2, heads=2)
 

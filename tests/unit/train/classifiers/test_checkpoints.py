@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpd_train.classifiers import training as classifiers
-from dpd_train.classifiers.network import ResNetConfig
-from dpd_train.classifiers.training import ClassifierTraining, train_classifier, trained_classifier
+from dpd_train import classifiers
+from dpd_train.classifiers import ClassifierTraining, train_classifier, trained_classifier
+from dpd_train.networks import ResNetConfig
 
 SHAPE = ResNetConfig(num_classes=2, widths=(8, 16), blocks=(1, 1), dropout=0.5)
 TRAINING = ClassifierTraining(steps=12, batch=4, validate_every=5, seed=3)

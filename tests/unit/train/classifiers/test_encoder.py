@@ -8,17 +8,9 @@ import pytest
 import torch
 
 from dpd_runtime.errors import InputError
-from dpd_train.classifiers.encoder import (
-    CONFIG,
-    RECORD,
-    WEIGHTS,
-    check_encoder,
-    check_new,
-    load_encoder,
-    save_encoder,
-)
-from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.config import extra_watchers
+from dpd_train.encoder import CONFIG, RECORD, WEIGHTS, check_encoder, check_new, load_encoder, save_encoder
+from dpd_train.networks import ResNet, ResNetConfig
 
 SHAPE = ResNetConfig(num_classes=4, widths=(8, 12), blocks=(1, 1), dropout=0.0)
 

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpd_runtime.errors import InputError
-from dpd_train.classifiers import tdds
-from dpd_train.classifiers.tdds import best_rows, dual_depth_scores, score_images
+from dpd_train import tdds
 from dpd_train.config import TrainConfig
-from dpd_train.images import read_scenes, to_float
+from dpd_train.scene_set import to_float
+from dpd_train.scenes import read_scenes
+from dpd_train.tdds import best_rows, dual_depth_scores, score_images
 from dpd_train.train import train
 from tests.tiny import CONFIG, drawn_scenes, tiny_base
 

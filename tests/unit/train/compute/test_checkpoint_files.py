@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from dpd_train.compute.checkpoint import load_state, save_state
+from dpd_train.compute import load_state, save_state
 
 
 def test_planted_links_are_not_followed(tmp_path: Path) -> None:

@@ -14,28 +14,28 @@ import torch
 from typer.testing import CliRunner
 
 from dpd_runtime.errors import InputError, ProviderError
-from dpd_train.bases.base import load_base
-from dpd_train.bases.nano import nano_vae
-from dpd_train.classifiers.network import ResNet, ResNetConfig, rewarmed
-from dpd_train.classifiers.training import ClassifierTraining, train_classifier
-from dpd_train.compute.checkpoint import load_state, save_state, without_prefix
-from dpd_train.compute.device import (
+from dpd_train.bases import load_base, nano_vae
+from dpd_train.classifiers import ClassifierTraining, train_classifier
+from dpd_train.compute import (
     NEVER,
     Deadline,
     TimeUp,
     autocast,
     hardware,
+    load_state,
     restore_moments,
+    save_state,
     use_device,
+    without_prefix,
 )
-from dpd_train.diffusion.denoiser import DenoiserTraining, train_denoiser
-from dpd_train.held_out import HeldOut
-from dpd_train.images import read_scenes
-from dpd_train.images.crops import Crops
-from dpd_train.images.symmetry import ORDER, d4, d4_each
-from dpd_train.pretrain.config import PretrainConfig
-from dpd_train.pretrain.pretrain import pretrain
-from dpd_train.vae.autoencoder import AutoencoderTraining, train_autoencoder
+from dpd_train.denoiser import DenoiserTraining, train_denoiser
+from dpd_train.networks import ResNet, ResNetConfig, rewarmed
+from dpd_train.pretrain import PretrainConfig, pretrain
+from dpd_train.reading import HeldOut
+from dpd_train.scene_set import Crops
+from dpd_train.scenes import read_scenes
+from dpd_train.symmetry import ORDER, d4, d4_each
+from dpd_train.vae import AutoencoderTraining, train_autoencoder
 from recipes.device import pack, report
 from recipes.device.unpack import unpack
 from tests.tiny import SIDE, drawn_scenes, latent_data, tiny_base
@@ -219,7 +219,7 @@ def _command(monkeypatch: pytest.MonkeyPatch, arguments: list[str], result: dict
         seen.update(data=data, config=config, **options)
         return dict(result)
 
-    monkeypatch.setattr("dpd_train.pretrain.pretrain.pretrain", stub)
+    monkeypatch.setattr("dpd_train.pretrain.pretrain", stub)
     done = CliRunner().invoke(app, ["pretrain", "drawn:150", "--out", "base", "--state", "state", *arguments])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
@@ -372,7 +372,7 @@ def test_bfloat16_is_used_where_the_processor_has_it(
     machine: str, flags: list[str], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    monkeypatch.setattr("dpd_train.compute.device.cpu_flags", lambda: flags)
+    monkeypatch.setattr("dpd_train.compute.cpu_flags", lambda: flags)
     with autocast("cpu"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
     with autocast("cpu", enabled=False):

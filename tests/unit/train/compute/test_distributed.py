@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dpd_train.compute.checkpoint import load_state
-from dpd_train.compute.distributed import joined
+from dpd_train.compute import load_state
 from dpd_train.config import TrainConfig
+from dpd_train.distributed import joined
 from dpd_train.train import train
 from tests.tiny import CONFIG, drawn_scenes, tiny_base
 

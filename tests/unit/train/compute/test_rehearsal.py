@@ -14,15 +14,14 @@ from dpd_eval.attacks import RECIPE, LabelledImages, students_of
 from dpd_eval.extractors import own_extractor
 from dpd_eval.recipe import load_recipe
 from dpd_eval.students import train_and_test, train_student
-from dpd_train.bases.base import load_base
-from dpd_train.bases.nano import nano_vae
-from dpd_train.classifiers.network import ResNet, ResNetConfig
-from dpd_train.classifiers.training import ClassifierTraining, train_classifier
-from dpd_train.diffusion.consistency import ConsistencyClassifier
-from dpd_train.diffusion.denoiser import DenoiserTraining, train_denoiser
-from dpd_train.images import SceneSet
-from dpd_train.prototypes.matching import Matching, Watcher, features_of, match_codes, measure, seeing, statistics
-from dpd_train.vae.autoencoder import AutoencoderTraining, train_autoencoder
+from dpd_train import matching as statistics
+from dpd_train.bases import load_base, nano_vae
+from dpd_train.classifiers import ClassifierTraining, train_classifier
+from dpd_train.denoiser import ConsistencyClassifier, DenoiserTraining, train_denoiser
+from dpd_train.matching import Matching, Watcher, features_of, match_codes, measure, seeing
+from dpd_train.networks import ResNet, ResNetConfig
+from dpd_train.scene_set import SceneSet
+from dpd_train.vae import AutoencoderTraining, train_autoencoder
 from tests.pretended import DEVICE, MixedDevicesError, Rehearsal
 from tests.tiny import SIDE, latent_data, tiny_base
 
@@ -35,7 +34,7 @@ LABELS = torch.arange(8) % 2
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are compared, and the pretended device has no autocast."""
-    monkeypatch.setattr("dpd_train.compute.device.has_bfloat16", lambda device: False)
+    monkeypatch.setattr("dpd_train.compute.has_bfloat16", lambda device: False)
 
 
 def pixels() -> torch.Tensor:

@@ -14,13 +14,10 @@ import pytest
 ROOT = Path(__file__).parents[4]
 CODE = ("dpd_runtime", "dpd_train", "dpd_eval", "tests", "pyproject.toml")
 TRAINED_BY = {
-    "dpd_train/classifiers/training.py": "classifier",
-    "dpd_train/vae/autoencoder.py": "autoencoder",
-    "dpd_train/diffusion/denoiser.py": "denoiser",
-    "dpd_train/diffusion/step.py": "denoiser",
-    "dpd_train/prototypes/matching/codes.py": "matching",
-    "dpd_train/prototypes/matching/statistics.py": "matching",
-    "dpd_train/prototypes/matching/views.py": "matching",
+    "dpd_train/classifiers.py": "classifier",
+    "dpd_train/vae.py": "autoencoder",
+    "dpd_train/denoiser.py": "denoiser",
+    "dpd_train/matching.py": "matching",
     "dpd_eval/students.py": "student",
     "dpd_eval/extractors.py": "extractor",
 }

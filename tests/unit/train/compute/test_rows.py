@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpd_train.compute.checkpoint import draw_rows, epoch_rows, step_generator
+from dpd_train.compute import draw_rows, epoch_rows, step_generator
 
 
 @settings(max_examples=50, deadline=None)

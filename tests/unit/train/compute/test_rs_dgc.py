@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dpd_runtime.errors import InputError
-from dpd_train.compute.neighbourhoods import BYTES, WIDTH, Chosen, encode, indicator, neighbourhoods
-from dpd_train.compute.rs_dgc import RsDgc, shares
 from dpd_train.config import TrainConfig, compression_ratio
+from dpd_train.rs_dgc import BYTES, WIDTH, Chosen, RsDgc, encode, indicator, neighbourhoods, shares
 from dpd_train.train import train
 from tests.tiny import CONFIG
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dpd_train.compute import tracking
-from dpd_train.compute.tracking import Stopwatch
+from dpd_train import tracking
+from dpd_train.tracking import Stopwatch
 
 
 def test_seconds_of_sessions_add_up(tmp_path: Path) -> None:

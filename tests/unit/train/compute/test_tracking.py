@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dpd_runtime.errors import InputError
-from dpd_train.compute.tracking import check_tracker, tracked
+from dpd_train.tracking import check_tracker, tracked
 from dpd_train.train import train
 from tests.tiny import CONFIG, drawn_scenes, tiny_base
 
@@ -56,7 +56,7 @@ def test_no_tracker_is_the_default_and_leaves_nothing(tmp_path: Path) -> None:
 def test_unknown_and_missing_trackers_are_named_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dpd_train.compute import tracking
+    from dpd_train import tracking
 
     config = replace(CONFIG, base=str(tiny_base(tmp_path)))
     with pytest.raises(InputError, match=r"--tracker 'excel' is unknown: use .*tensorboard.*wandb"):
@@ -71,7 +71,7 @@ def test_unknown_and_missing_trackers_are_named_before_anything_is_written(
 def test_the_trackers_are_those_of_accelerate() -> None:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
-    from dpd_train.compute.tracking import TRACKERS
+    from dpd_train.tracking import TRACKERS
 
     assert set(LOGGER_TYPE_TO_CLASS) <= set(TRACKERS)
     available = {str(name) for name in get_available_trackers()}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dpd_train.diffusion.averages import PowerAverage, power_exponent
+from dpd_train.denoiser import PowerAverage, power_exponent
 
 
 @pytest.mark.parametrize(("length", "gamma"), [(0.05, 16.97), (0.1, 6.94)])

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from dpd_runtime.sampling.schedule import add_noise, predicted_original
-from dpd_train.bases.base import load_base
-from dpd_train.classifiers.network import ResNet, ResNetConfig
-from dpd_train.diffusion.consistency import (
+from dpd_train.bases import load_base
+from dpd_train.denoiser import (
     CLEAR,
     FLOOR_IMAGES,
     NOISIEST,
@@ -20,6 +19,7 @@ from dpd_train.diffusion.consistency import (
     real_floors,
     with_noise,
 )
+from dpd_train.networks import ResNet, ResNetConfig
 from tests.tiny import SIDE, tiny_base
 
 ALPHAS = torch.tensor([0.99, 0.5, 0.02], dtype=torch.float64)  # ᾱ_t from almost clean to almost noise; one is clear

@@ -12,16 +12,22 @@ from hypothesis import strategies as st
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.schedule import schedule_from_config
-from dpd_train.bases.base import load_base
-from dpd_train.bases.nano import nano_scheduler
-from dpd_train.captions.captions import CaptionTable
-from dpd_train.compute.checkpoint import load_state
-from dpd_train.compute.distributed import Team
-from dpd_train.diffusion.consistency import ConsistencyClassifier
-from dpd_train.diffusion.denoiser import DenoiserTraining, train_denoiser, validation_loss
-from dpd_train.diffusion.lora import Adapted, add_adapters
-from dpd_train.diffusion.step import decoder_loss, denoise, min_snr_weight, parts
-from dpd_train.diffusion.uncertainty import Uncertainty
+from dpd_train.bases import load_base, nano_scheduler
+from dpd_train.captions import CaptionTable
+from dpd_train.compute import load_state
+from dpd_train.denoiser import (
+    ConsistencyClassifier,
+    DenoiserTraining,
+    Uncertainty,
+    decoder_loss,
+    denoise,
+    min_snr_weight,
+    parts,
+    train_denoiser,
+    validation_loss,
+)
+from dpd_train.distributed import Team
+from dpd_train.tuning import Adapted, add_adapters
 from tests.tiny import latent_data, tiny_base
 
 
@@ -95,7 +101,7 @@ def test_a_validation_loss_that_rises_ends_the_training_with_the_better_average(
 ) -> None:
     """Two averages, measured every second step: the better one counts, and 2 % above the best ends the training."""
     answers = iter((1.0, 2.0, 0.6, 0.5, 0.7, 0.509, 0.52, 0.53, 0.1, 0.1))
-    monkeypatch.setattr("dpd_train.diffusion.denoiser.validation_loss", lambda *given: next(answers))
+    monkeypatch.setattr("dpd_train.denoiser.validation_loss", lambda *given: next(answers))
     loaded = load_base(str(tiny_base(tmp_path)))
     training = DenoiserTraining(
         steps=10, batch=2, warmup=1, validate_every=2, stop_rise=0.02, precision="fp32", ema_lengths=(0.05, 0.1)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from dpd_runtime.errors import InputError
-from dpd_train.bases.base import load_base
+from dpd_train.bases import load_base
 from dpd_train.config import TrainConfig
-from dpd_train.diffusion.fine_tune import denoiser_training, fine_tune
 from dpd_train.train import train
+from dpd_train.tuning import denoiser_training, fine_tune
 from tests.tiny import CONFIG, latent_data, tiny_base
 
 

@@ -9,9 +9,9 @@ from diffusers import StableDiffusionPipeline
 from diffusers import UNet2DConditionModel as UNet
 from safetensors.torch import load_file
 
-from dpd_train.bases.base import load_base
-from dpd_train.classifiers.network import count_parameters
-from dpd_train.diffusion.lora import Adapted, add_adapters, merge_adapters, save_adapters
+from dpd_train.bases import load_base
+from dpd_train.networks import count_parameters
+from dpd_train.tuning import Adapted, add_adapters, merge_adapters, save_adapters
 from tests.sd_like import LENGTH, sd_like
 
 

@@ -8,15 +8,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from dpd_runtime.sampling.schedule import Schedule
-from dpd_train.bases.base import load_base
-from dpd_train.diffusion.noise_levels import (
-    LEVELS,
-    class_gaussians,
-    levels_of,
-    noise_levels,
-    original_errors,
-    summary,
-)
+from dpd_train.bases import load_base
+from dpd_train.tuning import LEVELS, class_gaussians, levels_of, noise_levels, original_errors, summary
 from tests.tiny import tiny_base
 
 SHAPE = (2, 4, 4)
@@ -120,7 +113,7 @@ def test_a_large_base_is_measured_on_few_latents(tmp_path: Path, monkeypatch: py
     calls: list[int] = []
     base.unet.register_forward_hook(lambda _, inputs, output: calls.append(len(inputs[0])))
     for limit, count in ((100_000_000, 60), (1, 20)):
-        monkeypatch.setattr("dpd_train.bases.base.LARGE", limit)
+        monkeypatch.setattr("dpd_train.bases.LARGE", limit)
         calls.clear()
         noise_levels(base, (latents, labels), (latents, labels), ("Forest", "River"), torch.device("cpu"))
         assert sum(calls) == len(LEVELS) * count

@@ -28,12 +28,10 @@ from hypothesis.extra.numpy import arrays
 from safetensors.torch import load_file
 
 from dpd_runtime.errors import InputError
-from dpd_train.bases.base import load_base
-from dpd_train.compute.checkpoint import load_state, without_prefix
-from dpd_train.compute.rs_dgc import RsDgc
+from dpd_train.bases import load_base
+from dpd_train.compute import load_state, without_prefix
 from dpd_train.config import TrainConfig
-from dpd_train.diffusion.denoiser import train_denoiser
-from dpd_train.diffusion.fine_tune import denoiser_training, trained_parts
+from dpd_train.denoiser import train_denoiser
 from dpd_train.federated.coordinator import Coordinator, Sent
 from dpd_train.federated.packet import compressed, dense, extrapolation, from_npy, size_of, unpacked, weighted_mean
 from dpd_train.federated.settings import (
@@ -47,7 +45,9 @@ from dpd_train.federated.settings import (
 )
 from dpd_train.federated.shared import base_hash
 from dpd_train.federated.site import SiteInputs, TrainingSite
-from dpd_train.run.finished import read_run
+from dpd_train.rs_dgc import RsDgc
+from dpd_train.run import read_run
+from dpd_train.tuning import denoiser_training, trained_parts
 from tests.tiny import CONFIG, drawn_scenes, latent_data, tiny_base
 
 SHAPES = [torch.Size((6, 3, 3, 3)), torch.Size((40,))]

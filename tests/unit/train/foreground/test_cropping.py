@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from dpd_runtime.errors import InputError
+from dpd_train.context import read_parts
 from dpd_train.foreground.cropping import cropped
 from dpd_train.foreground.foreground import cut, decide, salient
-from dpd_train.held_out import HeldOut
-from dpd_train.images import read_scenes
-from dpd_train.run.data import read_parts
+from dpd_train.reading import HeldOut
+from dpd_train.scenes import read_scenes
 from dpd_train.train import train
 from tests.squares import write_squares
 from tests.tiny import CONFIG, SIDE, tiny_base

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
-from dpd_train.images import to_float
-from dpd_train.images.appearance import WIDTH, appearance, repainted
+from dpd_train.scene_set import to_float
+from dpd_train.symmetry import WIDTH, appearance, repainted
 
 SIDE = 32
 

@@ -9,9 +9,8 @@ import pytest
 
 from dpd_runtime.errors import DataError
 from dpd_runtime.images.folders import OF_SYSTEMS
-from dpd_train.images import check_files, read_scenes, split_folders
-from dpd_train.images.lists import EMPTY
-from dpd_train.images.sources import PART_NAMES
+from dpd_train.scenes import check_files, read_scenes, split_folders
+from dpd_train.sources import EMPTY, PART_NAMES
 from tests.painted import greys, paint, tree
 
 HOLDS = re.compile(r"holds (\d+) images?\b")

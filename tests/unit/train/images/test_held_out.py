@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.held_out import HeldOut, choose_groups, joined
-from dpd_train.images import SceneSet, read_scenes
-from dpd_train.images.content import scenes_of, stamps
+from dpd_train.reading import HeldOut, choose_groups, joined
+from dpd_train.scene_set import SceneSet, scenes_of, stamps
+from dpd_train.scenes import read_scenes
 from tests.tiny import drawn_scenes
 
 COUNT = 12

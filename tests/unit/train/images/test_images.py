@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dpd_runtime.errors import DataError
-from dpd_train.held_out import By, HeldOut
-from dpd_train.images import fingerprint, read_scenes
+from dpd_train.reading import By, HeldOut
+from dpd_train.scene_set import fingerprint
+from dpd_train.scenes import read_scenes
 from tests.painted import greys, paint, reasons, tree
 
 DATA = Path(__file__).parents[4].parent / "shared" / "data"

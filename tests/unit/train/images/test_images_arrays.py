@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from dpd_train.held_out import HeldOut
-from dpd_train.images import SceneSet, image_sizes, parse_reading, read_scenes
-from dpd_train.images import arrays as module
-from dpd_train.images.arrays import read_array
-from dpd_train.images.rasters import Raster
+from dpd_train import rasters as module
+from dpd_train.rasters import Raster, read_array
+from dpd_train.reading import HeldOut, parse_reading
+from dpd_train.scene_set import SceneSet
+from dpd_train.scenes import image_sizes, read_scenes
 from tests.painted import reasons
 
 rasterio = pytest.importorskip("rasterio", reason="rasterio (extra geo) is not installed")

@@ -15,22 +15,11 @@ from PIL import Image
 from dpd_runtime.errors import DataError
 from dpd_runtime.images.bands import Band, physical
 from dpd_runtime.images.pixels import read_square
-from dpd_train.held_out import HeldOut
-from dpd_train.images import (
-    Reading,
-    Rendering,
-    SceneSet,
-    fingerprint,
-    hash_part,
-    look_over,
-    parse_reading,
-    read_scenes,
-    to_float,
-)
-from dpd_train.images.look import look_at
-from dpd_train.images.rasters import read_raster
-from dpd_train.images.scene_set import Part
-from dpd_train.images.structure import EXACT, near_duplicates, near_groups, structure
+from dpd_train.rasters import Rendering, read_raster
+from dpd_train.reading import HeldOut, Reading, parse_reading
+from dpd_train.scene_set import Part, SceneSet, fingerprint, look_over, to_float
+from dpd_train.scenes import hash_part, look_at, read_scenes
+from dpd_train.symmetry import EXACT, near_duplicates, near_groups, structure
 from tests.painted import reasons
 
 rasterio = pytest.importorskip("rasterio", reason="rasterio (extra geo) is not installed")

@@ -3,8 +3,9 @@
 import csv
 from pathlib import Path
 
-from dpd_train.held_out import HeldOut
-from dpd_train.images import Finding, SceneSet, hash_part, look_over, read_scenes, write_quarantine
+from dpd_train.reading import HeldOut
+from dpd_train.scene_set import Finding, SceneSet, look_over, write_quarantine
+from dpd_train.scenes import hash_part, read_scenes
 from tests.painted import paint, tree
 
 

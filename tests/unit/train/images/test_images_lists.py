@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpd_runtime.errors import DataError
-from dpd_train.held_out import HeldOut
-from dpd_train.images import fingerprint, natural_side, read_scenes, split_folders
+from dpd_train.reading import HeldOut
+from dpd_train.scene_set import fingerprint
+from dpd_train.scenes import natural_side, read_scenes, split_folders
 from tests.painted import greys, paint, reasons, tree
 
 Write = Callable[[Path, Sequence[str], Sequence[Sequence[object]]], Path]

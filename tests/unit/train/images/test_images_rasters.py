@@ -13,17 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dpd_runtime.errors import DataError
-from dpd_train.held_out import HeldOut
-from dpd_train.images import (
-    Reading,
-    SceneSet,
-    fingerprint,
-    hash_part,
-    look_over,
-    natural_side,
-    parse_reading,
-    read_scenes,
-)
+from dpd_train.reading import HeldOut, Reading, parse_reading
+from dpd_train.scene_set import SceneSet, fingerprint, look_over
+from dpd_train.scenes import hash_part, natural_side, read_scenes
 from tests.painted import paint, reasons, tiff, tree
 
 rasterio = pytest.importorskip("rasterio", reason="rasterio (extra geo) is not installed")

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from dpd_runtime.errors import InputError
 from dpd_runtime.images.bands import Band, float32_holds
 from dpd_runtime.text import printable
-from dpd_train.images import PLAIN, Reading, Rendering, parse_reading
-from dpd_train.images.rasters import Raster
-from dpd_train.images.rendering import stretched
+from dpd_train.rasters import Raster, Rendering, stretched
+from dpd_train.reading import PLAIN, Reading, parse_reading
 
 finite = st.floats(-1e6, 1e6, width=32)
 

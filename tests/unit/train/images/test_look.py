@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from dpd_runtime.errors import DataError
-from dpd_train.images.look import PER_CLASS, look_at, shared_scenes
 from dpd_train.reading import parse_reading
+from dpd_train.scenes import PER_CLASS, look_at, shared_scenes
 
 
 def noise(seed: int, side: int = 48) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_one_odd_file_is_no_reason_to_ask_for_rasterio(tmp_path: Path, monkeypat
     written(tmp_path, "a", 3)
     written(tmp_path, "b", 3, 100)
     Image.fromarray(np.full((8, 8), 1000, np.uint16)).save(tmp_path / "b" / "deep.png")
-    monkeypatch.setattr("dpd_train.images.rasters.find_spec", lambda name: None)
+    monkeypatch.setattr("dpd_train.rasters.find_spec", lambda name: None)
     look = look_at(tmp_path)
     assert look.suggestion is None
     assert "pass --stretch 2,98" in look.sample.set_aside[0].reason

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dpd_runtime.annotations import Images
+from dpd_train import symmetry as module
 from dpd_train.drawn_scenes import write_scenes
-from dpd_train.images import SceneSet, read_scenes
-from dpd_train.images import structure as module
-from dpd_train.images.structure import NEAR, near_duplicates, near_groups, orbit, similarities, structure
+from dpd_train.scene_set import SceneSet
+from dpd_train.scenes import read_scenes
+from dpd_train.symmetry import NEAR, near_duplicates, near_groups, orbit, similarities, structure
 
 
 def jpeg(image: Images) -> Images:

@@ -8,10 +8,10 @@ from PIL import Image
 
 from dpd_runtime.errors import DataError
 from dpd_train.config import TrainConfig
-from dpd_train.held_out import HeldOut, choose_groups
-from dpd_train.images import check_files, count_scenes, read_scenes
-from dpd_train.run.data import read_parts, rows_by_class
-from dpd_train.run.planning.plan import remarks, task_of
+from dpd_train.context import read_parts, rows_by_class
+from dpd_train.plan import remarks, task_of
+from dpd_train.reading import HeldOut, choose_groups
+from dpd_train.scenes import check_files, count_scenes, read_scenes
 
 CLASSES = ("Fields", "River")
 

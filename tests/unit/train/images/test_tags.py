@@ -21,9 +21,10 @@ from dpd_runtime.errors import DataError
 from dpd_runtime.images.bands import physical
 from dpd_runtime.images.pixels import alike, pillow_rgb, reason_of
 from dpd_runtime.images.tags import is_mask
-from dpd_train.images import Reading, look_over, parse_reading, read_scenes
-from dpd_train.images.look import look_at
-from dpd_train.images.rendering import Rendering
+from dpd_train.rasters import Rendering
+from dpd_train.reading import Reading, parse_reading
+from dpd_train.scene_set import look_over
+from dpd_train.scenes import look_at, read_scenes
 from tests.painted import reasons
 from tests.teacher import write_teacher
 

@@ -9,15 +9,22 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch.nn import functional as F
 
-from dpd_train.bases.base import load_base
-from dpd_train.bases.nano import nano_scheduler, nano_text_encoder, nano_unet, nano_vae, with_attention
-from dpd_train.bases.tokenizer import MAX_LENGTH, build_tokenizer, load_tokenizer
-from dpd_train.captions.attributes import VOCABULARY, caption
-from dpd_train.classifiers.network import ResNet, ResNetConfig, count_parameters, latent_classifier_shape, teacher_shape
-from dpd_train.images.symmetry import ORDER, d4, random_d4
-from dpd_train.pretrain.config import PretrainConfig
-from dpd_train.pretrain.pretrain import pretrain
-from dpd_train.vae.autoencoder import (
+from dpd_train.attributes import VOCABULARY, caption
+from dpd_train.bases import (
+    MAX_LENGTH,
+    build_tokenizer,
+    load_base,
+    load_tokenizer,
+    nano_scheduler,
+    nano_text_encoder,
+    nano_unet,
+    nano_vae,
+    with_attention,
+)
+from dpd_train.networks import ResNet, ResNetConfig, count_parameters, latent_classifier_shape, teacher_shape
+from dpd_train.pretrain import PretrainConfig, pretrain
+from dpd_train.symmetry import ORDER, d4, random_d4
+from dpd_train.vae import (
     AutoencoderTraining,
     chroma_loss,
     contrast_weights,
@@ -135,7 +142,7 @@ def test_pretrain_leaves_a_base_that_plain_diffusers_opens(tmp_path: Path) -> No
     assert metrics["data"]["images"] == 6 * 3  # type: ignore[index]
     base = load_base(str(out))
     assert base.resolution == SIDE
-    from dpd_train.compute.checkpoint import load_state, without_prefix
+    from dpd_train.compute import load_state, without_prefix
 
     before = without_prefix("vae", load_state(state / "autoencoder.safetensors")[0])
     after = base.vae.state_dict()

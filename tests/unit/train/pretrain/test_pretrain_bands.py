@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from dpd_runtime.errors import InputError
-from dpd_train.bases.base import load_base
-from dpd_train.bases.folder import check_base_bands, known_bands
-from dpd_train.bases.latents import reconstruct
-from dpd_train.compute.device import one_thread
+from dpd_train.base_files import check_base_bands, known_bands
+from dpd_train.bases import load_base, reconstruct
+from dpd_train.compute import one_thread
 from dpd_train.config import TrainConfig
-from dpd_train.images import read_scenes, to_float
-from dpd_train.pretrain.bands import pretrain_bands
-from dpd_train.pretrain.pool import Sources
+from dpd_train.pool import Sources
+from dpd_train.pretrain import pretrain_bands
 from dpd_train.reading import parse_reading
+from dpd_train.scene_set import to_float
+from dpd_train.scenes import read_scenes
 from dpd_train.train import train
-from dpd_train.vae.bands import bands_training, with_bands
+from dpd_train.vae import bands_training, with_bands
 from tests.tiny import BAND_NAMES, CONFIG, SIDE, drawn_scenes, scenes_of_bands, tiny_base
 
 pytest.importorskip("rasterio")
@@ -78,7 +78,7 @@ def test_a_run_goes_on_with_its_vae(pretrained: Path, tmp_path: Path) -> None:
         CONFIG, base=base, bands="all", prototypes=None, tune_vae=None, vae_steps=1, watcher_steps=2, matching_steps=2
     )
     with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
+        patch.setattr("dpd_train.matching.VIEWS", 100)
         train(pretrained / "scenes", tmp_path / "run", config, cache=tmp_path / "cache")
     old, new = load_base(base).vae.state_dict(), load_base(str(tmp_path / "run" / "pipeline")).vae.state_dict()
     for name, tensor in old.items():  # Adam's first step is the learning rate, which is near zero while it warms up

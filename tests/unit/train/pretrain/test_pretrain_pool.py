@@ -9,20 +9,18 @@ import torch
 from PIL import Image
 
 from dpd_runtime.errors import InputError
-from dpd_train.bases.base import load_base
-from dpd_train.bases.nano import nano_vae
-from dpd_train.classifiers.network import ResNetConfig
-from dpd_train.classifiers.training import ClassifierTraining, train_classifier
-from dpd_train.compute.checkpoint import draw_rows
-from dpd_train.diffusion.denoiser import DenoiserTraining, LatentData, train_denoiser
+from dpd_train.bases import load_base, nano_vae
+from dpd_train.classifiers import ClassifierTraining, train_classifier
+from dpd_train.compute import draw_rows
+from dpd_train.denoiser import DenoiserTraining, LatentData, train_denoiser
 from dpd_train.drawn_scenes import CLASSES, write_scenes
-from dpd_train.held_out import HeldOut
-from dpd_train.images import fingerprint, read_scenes
-from dpd_train.images.crops import Crops, crop_boxes, multi_scale
-from dpd_train.pretrain.config import PretrainConfig
-from dpd_train.pretrain.pool import Pool, Sources, read_pool
-from dpd_train.pretrain.pretrain import pretrain
-from dpd_train.vae.autoencoder import AutoencoderTraining, train_autoencoder
+from dpd_train.networks import ResNetConfig
+from dpd_train.pool import Pool, Sources, read_pool
+from dpd_train.pretrain import PretrainConfig, pretrain
+from dpd_train.reading import HeldOut
+from dpd_train.scene_set import Crops, crop_boxes, fingerprint, multi_scale
+from dpd_train.scenes import read_scenes
+from dpd_train.vae import AutoencoderTraining, train_autoencoder
 from tests.painted import tree
 from tests.tiny import SIDE, drawn_scenes, latent_data, tiny_base
 

@@ -16,22 +16,20 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-import dpd_train.pretrain.swimdiff.views as views
+import dpd_train.swimdiff.views as views
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.classifiers.network import ResNet, ResNetConfig
-from dpd_train.compute.checkpoint import step_generator
-from dpd_train.compute.device import Deadline, TimeUp
+from dpd_train.compute import Deadline, TimeUp, step_generator
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
-from dpd_train.images.crops import Crops
-from dpd_train.images.structure import NEAR, orbit, similarities, structure
-from dpd_train.images.symmetry import ORDER, d4
-from dpd_train.pretrain.pool import Sources
-from dpd_train.pretrain.swimdiff.config import SwimDiff
-from dpd_train.pretrain.swimdiff.contrast import NOTHING, KeyQueue, follow, in_groups, info_nce
-from dpd_train.pretrain.swimdiff.diffusion import FeatureDenoiser, cosine_schedule, diffusion_loss, noisy_images
-from dpd_train.pretrain.swimdiff.features import pretrain_features
-from dpd_train.pretrain.swimdiff.training import encoder_shape, spread, train_swimdiff
-from dpd_train.pretrain.swimdiff.unlabelled import Unlabelled, check_images, read_unlabelled
+from dpd_train.networks import ResNet, ResNetConfig
+from dpd_train.pool import Sources
+from dpd_train.scene_set import Crops
+from dpd_train.swimdiff.config import SwimDiff
+from dpd_train.swimdiff.contrast import NOTHING, KeyQueue, follow, in_groups, info_nce
+from dpd_train.swimdiff.diffusion import FeatureDenoiser, cosine_schedule, diffusion_loss, noisy_images
+from dpd_train.swimdiff.features import pretrain_features
+from dpd_train.swimdiff.training import encoder_shape, spread, train_swimdiff
+from dpd_train.swimdiff.unlabelled import Unlabelled, check_images, read_unlabelled
+from dpd_train.symmetry import NEAR, ORDER, d4, orbit, similarities, structure
 from tests.tiny import SIDE, drawn_scenes
 
 SHAPE = ResNetConfig(num_classes=16, widths=(16, 32), blocks=(1, 1), dropout=0.0)

@@ -10,29 +10,35 @@ from torch.nn import functional as F
 
 from dpd_runtime.sampling.noise import image_noise
 from dpd_runtime.sampling.sampler import BlockGuidance
-from dpd_train.bases.base import load_base
-from dpd_train.captions.captions import embed as embed_prompts
-from dpd_train.classifiers.network import ResNet, ResNetConfig
-from dpd_train.compute.device import Deadline, TimeUp, autocast
-from dpd_train.images.symmetry import ORDER, d4
-from dpd_train.prototypes.matching import (
+from dpd_train.bases import load_base
+from dpd_train.captions import embed as embed_prompts
+from dpd_train.compute import Deadline, TimeUp, autocast
+from dpd_train.matching import (
+    FIRST,
+    LATER,
+    RIDGE,
+    SHIFT,
     Matching,
     Standard,
     Statistics,
     Watcher,
+    Weights,
     embed,
     features_of,
     gaussian_codes,
     match_codes,
     measure,
+    moment_losses,
+    ridge_loss,
     seeing,
+    shifted,
     starting_codes,
     view_seed,
+    watcher_plans,
+    watcher_shapes,
 )
-from dpd_train.prototypes.matching.codes import FIRST, LATER, Weights
-from dpd_train.prototypes.matching.losses import RIDGE, moment_losses, ridge_loss
-from dpd_train.prototypes.matching.views import SHIFT, shifted
-from dpd_train.prototypes.matching.watchers import watcher_plans, watcher_shapes
+from dpd_train.networks import ResNet, ResNetConfig
+from dpd_train.symmetry import ORDER, d4
 from tests.tiny import tiny_base
 
 CLASSES, WIDTH, SIDE = 3, 7, 16
@@ -299,7 +305,7 @@ def test_codes_begin_as_the_clearest_of_the_models_own_candidates(
         seen.append(rest[-1])  # type: ignore[arg-type]
         return noise
 
-    monkeypatch.setattr("dpd_train.prototypes.matching.start.sample", as_it_is)
+    monkeypatch.setattr("dpd_train.matching.sample", as_it_is)
     codes = starting_codes(base, judge, ("a", "b"), prompts, 4, seed=9)
     assert codes.shape == (2, 4, channels, side, side)
     assert all(guidance.guidance_scale > 1 for guidance in seen)

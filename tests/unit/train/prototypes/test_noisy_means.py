@@ -8,8 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from dpd_train.prototypes.noise import DELTA, clipped, delta_of, epsilon_of, guarantee, norm_limit, with_noise
-from dpd_train.prototypes.prototypes import ClassPrototypes, find_centroids, find_prototypes
+from dpd_train.prototypes import (
+    DELTA,
+    ClassPrototypes,
+    clipped,
+    delta_of,
+    epsilon_of,
+    find_centroids,
+    find_prototypes,
+    guarantee,
+    norm_limit,
+    with_noise,
+)
 
 
 def delta_by_integration(epsilon: float, shift: float) -> float:

@@ -18,22 +18,21 @@ from dpd_runtime.engines.execution_providers import Compilation
 from dpd_runtime.engines.host import HERE
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampling.sample import to_uint8
-from dpd_train.bases.base import Base, load_base
-from dpd_train.classifiers.network import ResNet
-from dpd_train.compute.checkpoint import step_generator
-from dpd_train.images import to_float
-from dpd_train.images.appearance import appearance
-from dpd_train.images.symmetry import ORDER, d4
-from dpd_train.prototypes.herding import herded
-from dpd_train.prototypes.matching import See, embed
-from dpd_train.prototypes.private import choice, decoder
-from dpd_train.prototypes.private.budget import Budget
-from dpd_train.prototypes.private.candidates import Candidates, within
-from dpd_train.prototypes.private.classifier import ReleasedClassifier
-from dpd_train.prototypes.private.codes import PrivateInputs, private_codes
-from dpd_train.prototypes.private.limited_watchers import LimitedWatchers, limited_watchers, see_appearance
-from dpd_train.prototypes.private.public import drawn_images
-from dpd_train.prototypes.private.release import Release, release
+from dpd_train.bases import Base, load_base
+from dpd_train.compute import step_generator
+from dpd_train.matching import See, embed
+from dpd_train.networks import ResNet
+from dpd_train.private import choice, decoder
+from dpd_train.private.budget import Budget
+from dpd_train.private.candidates import Candidates, within
+from dpd_train.private.classifier import ReleasedClassifier
+from dpd_train.private.codes import PrivateInputs, private_codes
+from dpd_train.private.limited_watchers import LimitedWatchers, limited_watchers, see_appearance
+from dpd_train.private.public import drawn_images
+from dpd_train.private.release import Release, release
+from dpd_train.prototypes import herded
+from dpd_train.scene_set import to_float
+from dpd_train.symmetry import ORDER, appearance, d4
 from tests.tiny import tiny_base
 from tests.unit.train.prototypes.test_matching import CLASSES, SIDE, network
 from tests.unit.train.prototypes.test_private_release import seeded
@@ -82,7 +81,7 @@ def found(watchers: LimitedWatchers, private: tuple[torch.Tensor, torch.Tensor])
 def test_a_lost_release_is_said_before_anything_is_trained(
     later: str, tmp_path: Path, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpd_train.prototypes.private.public.DRAWN", 1)
+    monkeypatch.setattr("dpd_train.private.public.DRAWN", 1)
     (tmp_path / later).touch()
     inputs = PrivateInputs(
         private=lambda: pytest.fail("no second release"),

@@ -13,8 +13,8 @@ pytest.importorskip("dp_accounting")
 from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
 
 from dpd_runtime.errors import DiskError, InputError
-from dpd_train.prototypes.private.budget import Budget, mu_of, spent
-from dpd_train.prototypes.private.ledger import (
+from dpd_train.private.budget import Budget, mu_of, spent
+from dpd_train.private.ledger import (
     DIGITS,
     Entry,
     alone,

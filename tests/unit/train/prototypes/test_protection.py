@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from dpd_train.bases.base import Base, decode_in_parts, load_base
-from dpd_train.images import SceneSet
-from dpd_train.prototypes.prototypes import ClassPrototypes
-from dpd_train.run.context import MadePrototypes
-from dpd_train.run.stages import prototypes as stage
+from dpd_train import stages as stage
+from dpd_train.bases import Base, decode_in_parts, load_base
+from dpd_train.context import MadePrototypes
+from dpd_train.prototypes import ClassPrototypes
+from dpd_train.scene_set import SceneSet
 from tests.tiny import tiny_base
 
 COUNT = 4

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from dpd_train.prototypes.prototypes import (
+from dpd_train.prototypes import (
     LARGE_CLASS,
     cluster_features,
     find_centroids,

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from dpd_train.drawn_scenes import numbered_scene
-from dpd_train.images import to_float
-from dpd_train.prototypes.private import public
-from dpd_train.prototypes.private.limited_watchers import limited_watchers
+from dpd_train.private import public
+from dpd_train.private.limited_watchers import limited_watchers
+from dpd_train.scene_set import to_float
 from tests.unit.train.prototypes.test_matching import network
 
 WIDTH = 12

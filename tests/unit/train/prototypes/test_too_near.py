@@ -3,9 +3,9 @@
 import numpy as np
 
 from dpd_runtime.annotations import Float32, Images
-from dpd_train.images import SceneSet
-from dpd_train.prototypes.prototypes import ClassPrototypes, at_full_size, block_means
-from dpd_train.prototypes.too_near import drop_too_near
+from dpd_train.prototypes import ClassPrototypes, at_full_size, block_means
+from dpd_train.scene_set import SceneSet
+from dpd_train.too_near import drop_too_near
 
 SIDE = 32
 

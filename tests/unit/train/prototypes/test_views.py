@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpd_train.images.symmetry import ORDER, d4
-from dpd_train.prototypes.matching.views import SHIFT, View, shifted
+from dpd_train.matching import SHIFT, View, shifted
+from dpd_train.symmetry import ORDER, d4
 
 SIDE = 32
 

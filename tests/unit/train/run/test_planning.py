@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from dpd_eval.attacks import FEWEST
 from dpd_runtime.errors import InputError
-from dpd_train.bases.base import load_base
+from dpd_train import kept
+from dpd_train.bases import load_base
 from dpd_train.config import TrainConfig
-from dpd_train.run.planning import kept
-from dpd_train.run.planning.kept import IDLE, share_of_a_core, speed_here
-from dpd_train.run.planning.plan import (
+from dpd_train.kept import IDLE, share_of_a_core, speed_here
+from dpd_train.plan import (
     AUDIT_HELD,
     AUDIT_STUDENT_VIEWS,
     AUDIT_VIEWS,
@@ -46,7 +46,7 @@ from dpd_train.run.planning.plan import (
     spent_by_stage,
     task_of,
 )
-from dpd_train.run.planning.speed import measure_speed, step_seconds
+from dpd_train.speed import measure_speed, step_seconds
 from tests.tiny import CONFIG, tiny_base
 from tests.unit.train.bases.test_published import resnet, saved
 
@@ -289,8 +289,8 @@ def test_the_first_step_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
         ([1.0, 10.0, 14.0, 18.0], [1.0, 9.0, 11.0, 13.0], 2.0),  # others have the core half of the time
     ):
         wall, alone = iter(walls), iter(computed)
-        monkeypatch.setattr("dpd_train.run.planning.speed.time.perf_counter", lambda wall=wall: next(wall))
-        monkeypatch.setattr("dpd_train.run.planning.speed.time.process_time", lambda alone=alone: next(alone))
+        monkeypatch.setattr("dpd_train.speed.time.perf_counter", lambda wall=wall: next(wall))
+        monkeypatch.setattr("dpd_train.speed.time.process_time", lambda alone=alone: next(alone))
         assert step_seconds(lambda tell: [tell(step, 4) for step in range(4)]) == seconds
 
 
@@ -299,7 +299,7 @@ def test_a_tiny_base_is_measured_by_training_steps_alone(
 ) -> None:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("base")
-    with caplog.at_level("INFO", "dpd_train.diffusion.denoiser"):
+    with caplog.at_level("INFO", "dpd_train.denoiser"):
         speed = measure_speed(load_base(str(tiny_base(folder))), CONFIG, torch.device("cpu"))
     assert all(0 < value < 10 for name, value in asdict(speed).items() if name != "published")
     assert speed.published == 0
@@ -322,7 +322,7 @@ def test_a_measurement_is_kept_for_a_day_and_made_again_where_it_was_made_beside
 ) -> None:
     measured, told, share, clock = Measured(), list[str](), [1.0], [1e9]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("dpd_train.run.planning.speed.speed_of", measured)
+    monkeypatch.setattr("dpd_train.speed.speed_of", measured)
     monkeypatch.setattr(kept, "share_of_a_core", lambda: share[0])
     monkeypatch.setattr(kept.time, "time", lambda: clock[0])
 

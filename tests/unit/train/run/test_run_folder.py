@@ -8,7 +8,7 @@ import pytest
 
 from dpd_runtime.errors import InputError
 from dpd_train.config import TrainConfig
-from dpd_train.run.folder import STORED, Unfinished, check_run_folder, match_config, read_unfinished
+from dpd_train.run import STORED, Unfinished, check_run_folder, match_config, read_unfinished
 
 
 def test_a_resumed_run_must_be_the_same_run(tmp_path: Path) -> None:

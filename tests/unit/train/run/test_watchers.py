@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.classifiers.encoder import load_encoder, save_encoder
-from dpd_train.classifiers.network import ResNet, ResNetConfig
 from dpd_train.config import TrainConfig
-from dpd_train.prototypes.matching import Watcher, embed, maps_of
-from dpd_train.run.folder import check_inputs, match_config, read_unfinished, recorded
+from dpd_train.encoder import load_encoder, save_encoder
+from dpd_train.matching import Watcher, embed, maps_of
+from dpd_train.networks import ResNet, ResNetConfig
+from dpd_train.run import check_inputs, match_config, read_unfinished, recorded
 from dpd_train.train import train
 from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base
 
@@ -24,10 +24,10 @@ from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base
 @pytest.fixture(autouse=True)
 def short_watchers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Few steps and views in one thread, and all watchers look at each image."""
-    monkeypatch.setattr("dpd_train.prototypes.matching.watchers.LENGTHS", (1,))
-    monkeypatch.setattr("dpd_train.prototypes.matching.watchers.ATTENTION_LENGTHS", (1,))
-    monkeypatch.setattr("dpd_train.prototypes.matching.statistics.VIEWS", 100)
-    monkeypatch.setattr("dpd_train.prototypes.matching.codes.WATCHERS", 100)
+    monkeypatch.setattr("dpd_train.matching.LENGTHS", (1,))
+    monkeypatch.setattr("dpd_train.matching.ATTENTION_LENGTHS", (1,))
+    monkeypatch.setattr("dpd_train.matching.VIEWS", 100)
+    monkeypatch.setattr("dpd_train.matching.WATCHERS", 100)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -126,7 +126,7 @@ def test_encoders_judge_no_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         found.append(watchers)
         return start
 
-    monkeypatch.setattr("dpd_train.run.stages.matching.match_codes", watch)
+    monkeypatch.setattr("dpd_train.stages.match_codes", watch)
     place = encoder(tmp_path / "eyes")
     config = replace(
         CONFIG,

@@ -1,0 +1,408 @@
+"""Find the folder of a base (`nano`, a folder or a hub id) and check its parts. Nothing is fetched."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpd_runtime.errors import InputError
+from dpd_runtime.files import expanded
+from dpd_runtime.images.bands import Band
+from dpd_runtime.text import counted
+from dpd_train.config import HUB
+
+if TYPE_CHECKING:
+    import torch
+
+
+KINDS = ("StableDiffusionPipeline", "Text2EarthDiffusionPipeline")
+SUPPORTED = "nano, and StableDiffusionPipeline folders: SD-1.x, SD-2.x, Text2Earth and models derived from them"
+TOKENIZER_FILES = ("vocab.json", "merges.txt")
+PARTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+FETCHED = ("*.json", "tokenizer/*", *(f"{part}/{stem}.safetensors" for part, stem in PARTS.items()))
+# UNet options that need other inputs than prompt and timestep are refused; class embeddings are folded when loaded.
+PLAIN_UNET = {
+    "encoder_hid_dim_type": (None,),
+    "addition_embed_type": (None, "text"),
+    "time_cond_proj_dim": (None,),
+    "class_embeddings_concat": (None, False),
+    "class_embed_type": (None, "timestep"),
+}
+
+
+SHIPPED_BASE = "nano"
+RECORD_NAME = "pretrain.json"  # of the training of a base, in its folder
+
+
+def nano_folder() -> Path:
+    """The folder of the base that comes with the package."""
+    return Path(str(resources.files("dpd_train") / "data" / "nano"))
+
+
+def base_folder(name: str) -> Path:
+    """The folder of the base `name`: `nano`, a folder, or the id of a repository in the local hub cache.
+
+    Raises:
+        InputError: there is no such base; for an id the message has the command that fetches it.
+    """
+    if name == SHIPPED_BASE:
+        return nano_folder()
+    folder = expanded(name)
+    if folder.exists():
+        return folder
+    from huggingface_hub.errors import HFValidationError  # only here: it takes a quarter of a second
+
+    try:
+        return cached_snapshot(name)
+    except HFValidationError:
+        raise InputError(f"base {name!r}: no such folder; give nano, a diffusers folder or a hub id") from None
+    except (OSError, ValueError) as error:
+        partial = getattr(error, "snapshot_path", None)  # files that are not needed may be missing; see check_base
+        if partial is not None:
+            return Path(partial)
+        raise InputError(
+            f"base {name!r}: no such folder, and not in this machine's hub cache; fetch it once: {fetch_base(name)}"
+        ) from None
+
+
+def fetch_base(name: str) -> str:
+    """The command that fetches only those files of a base that are needed."""
+    return " ".join([fetch_command(name), *(f'--include "{pattern}"' for pattern in FETCHED)])
+
+
+def weights_variant(folder: Path, part: str) -> str | None:
+    """The variant of the safetensors weights: None for plain ones, "fp16" if there are only those.
+
+    Raises:
+        FileNotFoundError: neither is there; its text is the missing file.
+    """
+    stem = folder / part / PARTS[part]
+    for variant in (None, "fp16"):
+        end = f".{variant}.safetensors" if variant else ".safetensors"
+        if stem.with_name(stem.name + end).is_file():
+            return variant
+    raise FileNotFoundError(f"{part}/{PARTS[part]}.safetensors")
+
+
+def check_base(name: str, folder: Path) -> None:
+    """Check the folder before weights are read.
+
+    Raises:
+        InputError: another kind of model, a missing file, or weights that exist only as a pickle.
+    """
+    again = f"; fetch it: {fetch_base(name)}" if name != SHIPPED_BASE and not expanded(name).exists() else ""
+    if not (folder / "model_index.json").is_file():
+        hint = again or f"; supported: {SUPPORTED}"
+        raise InputError(f"base {name!r}: {folder / 'model_index.json'} is missing{hint}")
+    kind = _config(name, folder, "model_index.json").get("_class_name")
+    if kind not in KINDS:
+        raise InputError(f"base {name!r} is a {kind}; supported: {SUPPORTED}")
+    for file in TOKENIZER_FILES:
+        if not (folder / "tokenizer" / file).is_file():
+            hint = again or "; copy it from the model's first release"
+            raise InputError(f"base {name!r}: tokenizer/{file} is missing{hint}")
+    for part in PARTS:
+        try:
+            weights_variant(folder, part)
+        except FileNotFoundError as error:
+            pickled = any((folder / part).glob("*.bin"))
+            why = "; its weights are a pickle, which is never opened: take a model that has safetensors"
+            raise InputError(f"base {name!r}: {error} is missing{why if pickled else again}") from None
+    _check_sizes(name, folder)
+
+
+def known_bands(name: str) -> tuple[str, ...]:
+    """Names of the bands that the VAE of a base was trained on by `dpd pretrain --bands`; empty for RGB.
+
+    Raises:
+        InputError: there is no such base, or its record cannot be read.
+    """
+    folder = base_folder(name)
+    bands = _config(name, folder, RECORD_NAME).get("bands") if (folder / RECORD_NAME).is_file() else None
+    return tuple(map(str, bands)) if isinstance(bands, list) else ()
+
+
+def check_base_bands(name: str, bands: Sequence[Band]) -> None:
+    """Check that the base can be used for images of these bands; empty for RGB.
+
+    Raises:
+        InputError: its VAE was trained on other ones.
+    """
+    known, asked = known_bands(name), tuple(band.name for band in bands)
+    if known and known != asked:
+        of = f"bands {', '.join(asked)}" if asked else "red, green and blue"
+        raise InputError(
+            f"base {name!r}: its VAE is for bands {', '.join(known)}, and the images have {of}; give the same --bands "
+            "in this order, or another --base"
+        )
+    channels, wanted = _config(name, base_folder(name), "vae/config.json").get("in_channels", 3), len(bands) or 3
+    if channels not in (3, wanted):
+        raise InputError(
+            f"base {name!r}: its VAE is for {counted(channels, 'band')}, and the images have {wanted}; give another"
+        )
+
+
+def base_sides(name: str, folder: Path) -> tuple[int, int] | None:
+    """Side in pixels that a base makes, and what other sides must be a multiple of; None if its configs do not say."""
+    unet, vae = (_config(name, folder, f"{part}/config.json") for part in ("unet", "vae"))
+    latent, widths, stages = unet.get("sample_size"), unet.get("block_out_channels"), vae.get("block_out_channels")
+    if not isinstance(latent, int) or not isinstance(widths, list) or not isinstance(stages, list):
+        return None
+    pixels = 2 ** (len(stages) - 1)  # per latent
+    return latent * pixels, int(pixels * 2 ** (len(widths) - 1))
+
+
+def _check_sizes(name: str, folder: Path) -> None:
+    """Check that the parts fit together.
+
+    Raises:
+        InputError: they are not the parts of a plain text-to-image model.
+    """
+    unet, vae, text = (_config(name, folder, f"{part}/config.json") for part in ("unet", "vae", "text_encoder"))
+    for option, allowed in PLAIN_UNET.items():
+        if unet.get(option) not in allowed:
+            raise InputError(f"base {name!r}: its UNet has {option} {unet.get(option)!r}; supported: {SUPPORTED}")
+    channels, latent = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if channels != latent:
+        raise InputError(
+            f"base {name!r}: its UNet takes {channels} channels and its VAE makes {latent}: an inpainting, depth or "
+            f"upscaling model; supported: {SUPPORTED}"
+        )
+    width, wanted = text.get("hidden_size", 512), unet.get("cross_attention_dim", 1280)
+    if width != wanted:
+        raise InputError(f"base {name!r}: its text encoder is {width} wide and its UNet wants {wanted}: not one model")
+
+
+def _config(name: str, folder: Path, file: str) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"base {name!r}: {file} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"base {name!r}: {file} is not a JSON object")
+    return content
+
+
+# -- Models on this machine, named by a hub id or a folder: nothing is fetched and no pickle is opened.
+
+
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
+# Files that decide a model's output: weights, sizes, pre-processing, tokenizer, chat template.
+DECISIVE = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model"})
+
+
+def find_model(source: str) -> tuple[Path, str]:
+    """The folder of a transformers model with all its weights as safetensors, and its model type.
+
+    transformers gets only folders: given an id, it asks the hub for an adapter in spite of `local_files_only`.
+
+    Args:
+        source: a folder (`~` is the home folder), or the id of a repository in the local hub cache.
+
+    Raises:
+        InputError: it is neither (the message has the command that fetches an id), or the folder has no config.json, is
+            an adapter, or lacks weights or has them as a pickle.
+    """
+    folder = _folder(source)
+    return folder, _model_type(folder, source)
+
+
+def _folder(source: str) -> Path:
+    folder = expanded(source)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise InputError(f"{source}: is a file; give the folder of the model, or its id on the hub")
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return cached_snapshot(source)
+    except HFValidationError:
+        raise InputError(f"{source}: no such folder; give the folder of a model, or its id on the hub") from None
+    except (OSError, ValueError):
+        raise InputError(
+            f"{source}: no such folder, and no model of that id on this machine; fetch it once: {fetch_command(source)}"
+        ) from None
+
+
+def public_name(source: str) -> str:
+    """hf: and the id of a model or the last part of its folder, for records, which hold no local paths."""
+    folder = expanded(source)
+    return HUB + (folder.resolve().name if folder.is_dir() else source)
+
+
+def cached_snapshot(source: str) -> Path:
+    """The folder of a repository in the local hub cache; nothing is fetched.
+
+    Raises:
+        HFValidationError: `source` is not an id.
+        OSError, ValueError: the repository is not in the cache, or incomplete.
+    """
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(source, local_files_only=True))
+
+
+def fetch_command(source: str) -> str:
+    """The command that fetches the model `source` into the local hub cache."""
+    from huggingface_hub import constants
+
+    online = "HF_HUB_OFFLINE=0 " if constants.HF_HUB_OFFLINE else ""
+    return f"{online}hf download {source}"
+
+
+def _model_type(folder: Path, source: str) -> str:
+    again = "complete the folder" if expanded(source).is_dir() else f"fetch it again: {fetch_command(source)}"
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind, of_timm = config.get("model_type"), "architecture" in config
+    except (OSError, ValueError, AttributeError):
+        kind, of_timm = None, False
+    if kind is None and of_timm:
+        raise InputError(f"{source}: is a model of timm; take one of transformers")
+    if kind is None:
+        raise InputError(f"{source}: its config.json is missing or names no model_type; {again}")
+    if (folder / "adapter_config.json").exists():
+        raise InputError(f"{source}: is an adapter for another model; merge the two and give the merged folder")
+    absent = [name for name in _weight_files(folder) if not (folder / name).is_file()]
+    if absent and any(folder.glob("*.bin")):
+        raise InputError(f"{source}: its weights are a pickle; only safetensors are opened: take a model that has them")
+    if absent:
+        raise InputError(f"{source}: {absent[0]} is missing; {again}")
+    return str(kind)
+
+
+def image_processor(what: str, folder: Path) -> Any:
+    """The image processor of a model that resizes by PIL, also where torchvision is installed, which resizes otherwise.
+
+    Args:
+        what: it is for, in messages.
+
+    Raises:
+        InputError: as `opened`.
+    """
+    from importlib.util import find_spec
+
+    from transformers import AutoImageProcessor
+
+    # transformers 5 calls it a backend; before, unknown names were ignored
+    by_pil = {"backend": "pil"} if find_spec("transformers.image_processing_backends") else {"use_fast": False}
+    local: dict[str, Any] = {**by_pil, "local_files_only": True, "trust_remote_code": False}
+    return opened(what, lambda: AutoImageProcessor.from_pretrained(folder, **local))
+
+
+def check_tokenizer(folder: Path, source: str) -> None:
+    """Check that the folder has a tokenizer; transformers 5 makes an empty one if its files are missing.
+
+    Raises:
+        InputError: no file with a vocabulary.
+    """
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise InputError(f"{source}: has no tokenizer ({', '.join(VOCABULARIES)}); complete the folder")
+
+
+def model_hash(folder: Path) -> str:
+    """sha256 over names and contents of the files in the folder that decide the model's output; 1 s for 1 GB."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in DECISIVE and path.is_file()):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}\n{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def opened(what: str, load: Callable[[], Any]) -> Any:
+    """Call `load` and return its result.
+
+    Args:
+        what: name of the model, for messages.
+
+    Raises:
+        InputError: it failed in any way; transformers may raise almost any type.
+    """
+    try:
+        return load()
+    except Exception as error:
+        way_out = "install that" if isinstance(error, ImportError) else "take another model"
+        raise InputError(f"{what}: cannot be loaded ({first_sentence(error)}); {way_out}") from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' report of tensors that a model leaves unused from standard error."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def partial_model(
+    what: str, model_class: Any, folder: Path, dtype: "torch.dtype", **options: Any
+) -> tuple[Any, list[str]]:
+    """A transformers model from safetensors, and the names of the tensors that its checkpoint lacks: these are random.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    options |= {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
+    with quiet():
+        model, report = opened(
+            what, lambda: model_class.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
+        )
+    return model, sorted(report["missing_keys"])
+
+
+def refuse_random(what: str, missing: list[str]) -> None:
+    """Raise an InputError if tensors that are used are missing."""
+    if missing:
+        raise InputError(f"{what}: its weights lack {len(missing)} tensors, first {missing[0]}; take another model")
+
+
+def complete_model(what: str, model_class: Any, folder: Path, dtype: "torch.dtype", device: "torch.device") -> Any:
+    """A transformers model from safetensors, in evaluation mode.
+
+    Raises:
+        InputError: it cannot be loaded, or its checkpoint lacks tensors.
+    """
+    model, missing = partial_model(what, model_class, folder, dtype)
+    refuse_random(what, missing)
+    return model.to(device).eval()
+
+
+def image_model(what: str, folder: Path) -> tuple[Any, bool]:
+    """A transformers model of images in evaluation mode, and whether its pooling layer was in the checkpoint.
+
+    Of a model for images and texts (CLIP) it is the part that sees images.
+
+    Raises:
+        InputError: it cannot be loaded, or its checkpoint lacks tensors of other layers than the pooling one.
+    """
+    import torch
+    from transformers import AutoModel
+
+    model, missing = partial_model(what, AutoModel, folder, torch.float32)
+    refuse_random(what, [name for name in missing if "pooler" not in name])
+    return getattr(model, "vision_model", model).eval(), not missing
+
+
+def first_sentence(error: Exception) -> str:
+    """The first sentence of an error's message, 200 letters at most."""
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".")[:200] or type(error).__name__
+
+
+def _weight_files(folder: Path) -> list[str]:
+    index = folder / "model.safetensors.index.json"
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ["model.safetensors"]

@@ -1,1 +1,0 @@
-"""Captions of images, the captioners that find their phrases, and prompts: the phrases that images share."""

@@ -1,1 +1,0 @@
-"""Devices, checkpoints, training in several processes, compressed gradients, experiment trackers."""

@@ -1,1 +1,0 @@
-"""Training of the denoiser: one step and its losses, averages of the weights, LoRA, classification consistency."""

@@ -1,0 +1,647 @@
+"""Optimise latent codes until watchers measure the training images' statistics in their decoded images."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from dpd_runtime.annotations import Progress
+from dpd_runtime.sampling.noise import image_noise
+from dpd_runtime.sampling.sample import margins, sample
+from dpd_runtime.sampling.sampler import BLOCK, DEFAULT_SAMPLER, sampler_schedule
+from dpd_runtime.sampling.solvers import SOLVERS
+from dpd_train.bases import Base, torch_denoise
+from dpd_train.classifiers import ClassifierTraining, Labelled, Plan, load_pool, train_pool
+from dpd_train.compute import (
+    NEVER,
+    Deadline,
+    autocast,
+    checkpointed,
+    load_state,
+    on_cpu,
+    optimizer_tensors,
+    prefixed,
+    restore_moments,
+    save_state,
+    step_generator,
+    to_device,
+    without_prefix,
+)
+from dpd_train.config import WATCHER_STEPS
+from dpd_train.networks import AttentionConfig, Classifier, ResNet, ResNetConfig, Shape, predict, set_learning_rate
+from dpd_train.symmetry import ORDER, d4_each
+
+# -- Starting codes of the matching: sampled images that the latent classifier selects, or noise with the statistics of
+# a class. None is a real image.
+
+
+def gaussian_codes(latents: torch.Tensor, labels: torch.Tensor, classes: int, count: int, seed: int) -> torch.Tensor:
+    """Scaled latents [classes, count, C, h, w]: Gaussian fields with the mean and the cross-spectrum of a class.
+
+    For a VAE whose latents the denoiser does not know. Noise without a spectrum would decode to fine grain, and
+    independent channels to what no image is: a decoder's channels are correlated.
+
+    Args:
+        latents: scaled, of the training images [n, C, h, w]. labels: [n].
+    """
+    generator, codes = torch.Generator().manual_seed(seed), []
+    for label in range(classes):
+        own = latents[labels == label]
+        mean = own.mean((0, 2, 3), keepdim=True)
+        roots = _root(_channels_last(torch.fft.fft2((own - mean).double(), norm="ortho")))
+        noise = _channels_last(torch.fft.fft2(torch.randn((count, *own.shape[1:]), generator=generator).double()))
+        coloured = torch.einsum("hwij,nhwj->nhwi", roots, noise)
+        codes.append(mean + torch.fft.ifft2(coloured, dim=(1, 2)).real.permute(0, 3, 1, 2).to(mean.dtype))
+    return torch.stack(codes)
+
+
+def _channels_last(values: torch.Tensor) -> torch.Tensor:
+    return values.permute(0, 2, 3, 1)
+
+
+def _root(spectra: torch.Tensor) -> torch.Tensor:
+    """Square roots [h, w, C, C] of the cross-spectrum of all images' spectra [n, h, w, C] together."""
+    covariance = torch.einsum("nhwi,nhwj->hwij", spectra, spectra.conj()) / len(spectra)
+    values, vectors = torch.linalg.eigh(covariance)
+    root: torch.Tensor = (vectors * values.clamp_min(0).sqrt()[..., None, :].to(vectors.dtype)) @ vectors.mH
+    return root
+
+
+def starting_codes(
+    base: Base,
+    latent_classifier: ResNet,
+    classes: tuple[str, ...],
+    prompts: torch.Tensor,
+    count: int,
+    seed: int,
+    progress: Progress = lambda step, steps: None,
+) -> torch.Tensor:
+    """Scaled latents [classes, count, C, h, w]: for each index the candidate with the highest margin.
+
+    Args:
+        prompts: [classes + 1, L, D], the empty prompt last.
+    """
+    sampler = DEFAULT_SAMPLER
+    make_steps, advance = SOLVERS[sampler.solver]
+    steps = make_steps(sampler_schedule(base.schedule, sampler), sampler.steps)
+    side = int(base.unet.config.sample_size)
+    shape = (int(base.unet.config.in_channels), side, side)
+    denoise, kind, guidance = torch_denoise(base), base.schedule.prediction_type, sampler.guidance[-1]
+    texts, chosen = prompts.numpy(), []
+    for label, name in enumerate(classes):
+        tasks = [(index, candidate) for candidate in range(sampler.candidates) for index in range(count)]
+        noise = np.stack([image_noise(seed, name, *task, shape, 0, sampler.mean_noise_gain)[0] for task in tasks])
+        parts = []
+        for first in range(0, len(noise), CALL):
+            part = noise[first : first + CALL]
+            context = np.repeat(texts[label : label + 1], len(part), axis=0)
+            parts.append(sample(denoise, part, context, texts[-1], None, steps, advance, kind, guidance))
+        latents = np.concatenate(parts)
+        scores = margins(predict(latent_classifier, torch.from_numpy(latents)).numpy(), label).reshape(
+            sampler.candidates, count
+        )
+        chosen.append(latents[scores.argmax(axis=0) * count + np.arange(count)])
+        progress(label + 1, len(classes))
+    return torch.from_numpy(np.stack(chosen))
+
+
+# -- Statistics of a network's features over a labelled set of images, aggregated over whole classes.
+
+
+VIEWS = 8000  # least number of views that statistics are measured on; every image gives equally many
+STATISTICS_CALL = 250
+FLOOR = 1e-3  # added to the scale of each feature
+LAST_SIDE = 2  # the last map is averaged to this many cells a side, as positions matter little
+
+Features = Callable[[torch.Tensor], torch.Tensor]
+"""Images [n, 3, H, W] in [-1, 1] → features [n, f]."""
+
+
+@dataclass(frozen=True)
+class Standard:
+    """How a network's features [n, features] become z [n, F]: (feature − mean) / scale, projected, and cut.
+
+    Args:
+        mean, scale: [features].
+        projection: [features, F]; None keeps all features.
+        limit: longer z are cut to this norm; None cuts none.
+    """
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+    projection: torch.Tensor | None = None
+    limit: float | None = None
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        z = (features - self.mean) / self.scale
+        z = z if self.projection is None else z @ self.projection
+        return z if self.limit is None else cut(z, self.limit)
+
+
+def cut(z: torch.Tensor, limit: float) -> torch.Tensor:
+    """[n, F] with norms of at most `limit`; shorter rows are unchanged."""
+    factors: torch.Tensor = (limit / z.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp(max=1)
+    return z * factors
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Aggregates of a network's features.
+
+    Args:
+        standard: how features become z.
+        class_means: [classes, F], of z.
+        class_deviations: [classes, F].
+        second_moment: [F, F], mean of z zᵀ, each class with equal weight.
+    """
+
+    standard: Standard
+    class_means: torch.Tensor
+    class_deviations: torch.Tensor
+    second_moment: torch.Tensor
+
+
+def maps_of(network: Classifier, images: torch.Tensor) -> list[torch.Tensor]:
+    """The network's maps, fine to coarse, of images [n, 3, H, W] in [-1, 1], in bfloat16 where the device has it."""
+    with autocast(images.device):
+        return network.features(images)
+
+
+def embed(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Features [n, F] from a network's maps, fine to coarse.
+
+    They are the last map in 2 × 2 cells, and mean and standard deviation of each channel of the others except the stem.
+    """
+    features = [F.adaptive_avg_pool2d(maps[-1].float(), LAST_SIDE).flatten(1)]
+    for values in maps[1:-1]:
+        variance, mean = torch.var_mean(values.float(), dim=(2, 3))
+        features += [mean, (variance + 1e-4).sqrt()]
+    return torch.cat(features, dim=1)
+
+
+def features_of(network: Classifier) -> Features:
+    """How a network in evaluation mode turns images into features."""
+    return lambda images: embed(maps_of(network, images))
+
+
+@torch.no_grad()
+def measure(
+    features: Features, images: torch.Tensor, labels: torch.Tensor, classes: int, seed: int, device: torch.device
+) -> Statistics:
+    """Statistics over random views of all images [n, 3, H, W] in [-1, 1] with labels [n].
+
+    Args:
+        features: of a network on `device`, where the statistics are returned.
+    """
+    passes = -(-VIEWS // len(images))
+    calls = -(-len(images) // STATISTICS_CALL)
+    found, owners = [], []
+    for number in range(passes):
+        generator = step_generator(seed, number)
+        for call in range(calls):
+            part = images[call::calls]  # from all classes, as they share a shift
+            view = View(generator, len(part), part.shape[-1], device)
+            found.append(features(view(to_device(part, device))))
+            owners.append(labels[call::calls])
+    values, of_view = torch.cat(found), torch.cat(owners).to(device)
+    scale, mean = torch.std_mean(values, dim=0)
+    scale = scale + FLOOR
+    values = (values - mean) / scale
+    of_class = [values[of_view == label] for label in range(classes)]
+    return Statistics(
+        standard=Standard(mean, scale),
+        class_means=torch.stack([z.mean(0) for z in of_class]),
+        class_deviations=torch.stack([z.std(0) for z in of_class]),
+        second_moment=torch.stack([z.T @ z / len(z) for z in of_class]).mean(0),
+    )
+
+
+# -- Optimise latent codes until watchers measure the training images' statistics in their decoded images.
+
+
+CALL = 20  # codes decoded at a time
+WATCHERS = 4  # that look at each decoded image: a decode with its gradient costs as much as ten of them
+EXTRA = 1  # of them, that are extra ones if there are any
+LAST_RATE = 0.02  # share of the first rate
+CHECKPOINT_SECONDS = 120.0
+
+
+See = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
+"""Images [n, 3, H, W] in [-1, 1] → features [n, f], and logits [n, classes] if their cross-entropy counts."""
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """What codes are matched in, and its statistics of the training images.
+
+    extra: beside the run's own networks, such as an encoder without labels.
+    """
+
+    see: See
+    statistics: Statistics
+    extra: bool = False
+
+
+def seeing_only(features: Features) -> See:
+    """How a network sees that judges no class."""
+    return lambda images: (features(images), None)
+
+
+def seeing(network: Classifier, *, logits: bool) -> See:
+    """How a frozen network sees, with its logits if they count."""
+
+    def see(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        maps = maps_of(network, images)
+        return embed(maps), network.head(maps[-1].float().mean(dim=(2, 3))) if logits else None
+
+    return see
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Weights of the loss's terms.
+
+    Args:
+        opinion: of the cross-entropy of watchers whose logits count.
+        near_start: of the mean squared distance to the start.
+    """
+
+    means: float
+    deviations: float
+    ridge: float
+    opinion: float
+    near_start: float
+
+
+FIRST = Weights(means=1.0, deviations=0.5, ridge=1.0, opinion=0.1, near_start=0.01)
+LATER = Weights(means=10.0, deviations=10.0, ridge=1.0, opinion=0.1, near_start=0.01)
+"""Ten images are most useful if their classes are clear, fifty if they represent the whole class: with FIRST alone
+fifty were four times as far from the class means as fifty random real images, with four fifths of their deviation
+(docs/results.md)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matching:
+    """Settings of the matching.
+
+    Args:
+        steps: for each block of ten codes per class.
+        rate: Adam's first learning rate, for latents with a standard deviation of about 1.
+        first, later: weights for the first block and for later ones.
+    """
+
+    steps: int
+    rate: float = 0.03
+    first: Weights = FIRST
+    later: Weights = LATER
+    seed: int = 0
+
+
+def match_codes(
+    start: torch.Tensor,
+    decode: Callable[[torch.Tensor], torch.Tensor],
+    watchers: Sequence[Watcher],
+    matching: Matching,
+    progress: Progress = lambda step, steps: None,
+    *,
+    state: Path,
+    device: torch.device | str = "cpu",
+    deadline: Deadline = NEVER,
+    look: Callable[[torch.Tensor], None] | None = None,
+) -> torch.Tensor:
+    """Matched codes [classes, K, C, h, w] from `start`, in blocks of ten codes per class.
+
+    A block is matched together with the earlier ones, which are fixed: each prefix of whole blocks is a matched set.
+
+    Args:
+        decode: scaled codes [n, C, h, w] → images [n, 3, H, W] in about [-1, 1], differentiable.
+        watchers: on `device`.
+        state: file for the unfinished state, read if it exists.
+        look: called with the images [classes, k, 3, H, W] of the block that is being matched, whenever the state is
+            saved.
+
+    Raises:
+        TimeUp: the deadline passed; the state is saved.
+    """
+    device = torch.device(device)
+    work = _Work(start.to(device), decode, watchers, matching, device)
+    begun = work.restore(state) if state.exists() else 0
+    blocks = -(-start.shape[1] // BLOCK)
+    steps = range(begun, blocks * matching.steps)
+
+    def save(done: int) -> None:
+        work.save(state, done)
+        if look is not None:
+            look(work.shown())
+
+    for step in checkpointed(steps, save, CHECKPOINT_SECONDS, deadline, progress):
+        work.advance(step)
+    return work.codes.cpu()
+
+
+class _Work:
+    """All codes, the block that is being optimised, and its optimiser."""
+
+    def __init__(
+        self,
+        start: torch.Tensor,
+        decode: Callable[[torch.Tensor], torch.Tensor],
+        watchers: Sequence[Watcher],
+        matching: Matching,
+        device: torch.device,
+    ) -> None:
+        self.codes = start.clone()
+        self._start, self._decode, self._watchers, self._matching = start, decode, watchers, matching
+        self._device, self._block = device, -1
+        self._labels = torch.arange(len(start), device=device)
+
+    def restore(self, state: Path) -> int:
+        tensors, meta = load_state(state)
+        self.codes = tensors["codes"].to(self._device)
+        step = int(meta["step"])
+        if step % self._matching.steps:
+            self._begin(step // self._matching.steps)
+            restore_moments(self._optimizer, without_prefix("optimizer", tensors))
+        return step
+
+    def save(self, state: Path, step: int) -> None:
+        tensors = {"codes": self.codes} | prefixed("optimizer", optimizer_tensors(self._optimizer))
+        save_state(state, on_cpu(tensors), {"step": step})
+
+    def shown(self) -> torch.Tensor:
+        """Images of the codes of the current block [classes, k, 3, H, W], on the CPU."""
+        with torch.no_grad():
+            images = self._images(self.codes[:, self._columns])
+        return images.reshape(len(self.codes), -1, *images.shape[1:]).cpu()
+
+    def _begin(self, block: int) -> None:
+        """Make the codes of `block` trainable; decode earlier ones, which are fixed."""
+        self._block, self._columns = block, slice(block * BLOCK, (block + 1) * BLOCK)
+        self._free = self.codes[:, self._columns].clone().requires_grad_()
+        self._optimizer = torch.optim.Adam([self._free], betas=(0.9, 0.95))
+        before = self.codes[:, : self._columns.start]
+        with torch.no_grad():
+            self._settled = self._images(before) if before.numel() else None
+
+    def _images(self, codes: torch.Tensor) -> torch.Tensor:
+        """[classes, k, C, h, w] → [classes · k, 3, H, W], class by class."""
+        with autocast(self._device):
+            parts = [self._decode(part) for part in torch.split(codes.flatten(0, 1), CALL)]
+        return torch.cat(parts).float().clamp(-1, 1)
+
+    def advance(self, step: int) -> None:
+        block, number = divmod(step, self._matching.steps)
+        if block != self._block:
+            self._begin(block)
+        self._optimizer.zero_grad()
+        self._compute_gradient(step_generator(self._matching.seed, step))
+        cosine = 0.5 + 0.5 * math.cos(math.pi * number / self._matching.steps)
+        set_learning_rate(self._optimizer, self._matching.rate * (LAST_RATE + (1 - LAST_RATE) * cosine))
+        self._optimizer.step()
+        self.codes[:, self._columns] = self._free.detach()
+
+    def _compute_gradient(self, generator: torch.Generator) -> None:
+        """Add up the gradients of WATCHERS random watchers in the decoded images, then go once through the decoder."""
+        chosen = self._choose(generator)
+        images = self._images(self._free)
+        seen = images.detach().requires_grad_()
+        for number in chosen:
+            loss = self._seen_by(self._watchers[number], seen, generator) / len(chosen)
+            loss.backward()  # type: ignore[no-untyped-call]
+        near_start = F.mse_loss(self._free, self._start[:, self._columns])
+        torch.autograd.backward([images, self._weights.near_start * near_start], [seen.grad, None])
+
+    def _choose(self, generator: torch.Generator) -> list[int]:
+        """Numbers of WATCHERS random watchers. EXTRA of them are extra ones, which are few among all."""
+        order = torch.randperm(len(self._watchers), generator=generator).tolist()
+        extra = [number for number in order if self._watchers[number].extra][:EXTRA]
+        own = [number for number in order if not self._watchers[number].extra]
+        return [*extra, *own[: WATCHERS - len(extra)]]
+
+    @property
+    def _weights(self) -> Weights:
+        return self._matching.later if self._block else self._matching.first
+
+    def _seen_by(self, watcher: Watcher, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The loss of decoded images [classes · k, 3, H, W] by one watcher, in a random view."""
+        weights = self._weights
+        settled = 0 if self._settled is None else len(self._settled)
+        view = View(generator, len(images) + settled, images.shape[-1], self._device)
+        seen, logits = watcher.see(view(images, 0))
+        features = self._of_classes(watcher, seen)
+        if self._settled is not None:
+            with torch.no_grad():
+                before, _ = watcher.see(view(self._settled, len(images)))
+            features = torch.cat([self._of_classes(watcher, before), features], dim=1)
+        means, deviations = moment_losses(features, watcher.statistics)
+        loss = weights.means * means + weights.deviations * deviations
+        loss = loss + weights.ridge * ridge_loss(features, watcher.statistics)
+        if logits is not None:
+            loss = loss + weights.opinion * F.cross_entropy(logits, self._labels.repeat_interleave(self._free.shape[1]))
+        return loss
+
+    def _of_classes(self, watcher: Watcher, seen: torch.Tensor) -> torch.Tensor:
+        features = watcher.statistics.standard(seen)
+        return features.reshape(len(self._labels), -1, features.shape[1])
+
+
+# -- Distance of a small set from the training images in one network's features, from their statistics alone.
+
+
+RIDGE = 0.03  # added to the kernel's diagonal, which is about 1
+LEAST_VARIANCE = 1e-6
+
+
+def moment_losses(features: torch.Tensor, statistics: Statistics) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean squared differences of class means and of class deviations. features: [classes, k, F], standardised."""
+    count = features.shape[1]
+    variance = features.var(dim=1, correction=min(1, count - 1))
+    deviations = (variance + LEAST_VARIANCE).sqrt()  # the root of zero has no gradient
+    means = F.mse_loss(features.mean(dim=1), statistics.class_means)
+    return means, F.mse_loss(deviations, statistics.class_deviations)
+
+
+def ridge_loss(features: torch.Tensor, statistics: Statistics) -> torch.Tensor:
+    """Error of a ridge regression on the small set for the classes of the training images; 1 is chance.
+
+    Targets y are one-hot minus 1 / classes. With W = Zᵀ (Z Zᵀ / F + λ)⁻¹ Y / F from the small set, the mean squared
+    error over training images, each class with equal weight, is tr(Wᵀ A W) − 2 tr(Wᵀ B) + E‖y‖², where A = E[z zᵀ] and
+    B = E[z yᵀ], so that only their second moment and class means are needed. This is the regression of kernel inducing
+    points (Nguyen et al. 2021) on network features (Zhou et al. 2022), with the target in closed form.
+
+    Args:
+        features: [classes, k, F], standardised.
+    """
+    classes, count, width = features.shape
+    z = features.flatten(0, 1)
+    labels = torch.arange(classes, device=z.device).repeat_interleave(count)
+    targets = F.one_hot(labels, classes).float() - 1 / classes
+    kernel = z @ z.T / width + RIDGE * torch.eye(len(z), device=z.device)
+    weights = z.T @ torch.linalg.solve(kernel, targets) / width  # [F, classes]
+    together = ((statistics.class_means - statistics.class_means.mean(0)) / classes).T  # B, [F, classes]
+    size = 1 - 1 / classes  # E‖y‖²
+    error = (weights * (statistics.second_moment @ weights)).sum() - 2 * (weights * together).sum()
+    loss: torch.Tensor = 1 + error / size
+    return loss
+
+
+# -- Views of images: a symmetry of the square for each, and a small shift. Codes and training images are seen alike.
+
+
+SHIFT = 16  # images are moved by up to 1 / SHIFT of their side, as a student sees them
+
+
+def shifted(images: torch.Tensor, down: int, right: int) -> torch.Tensor:
+    """Move images [n, C, H, W] by whole pixels. The borders that are uncovered show the image mirrored."""
+    reach, (height, width) = max(abs(down), abs(right)), images.shape[-2:]
+    if not reach:
+        return images
+    wider = F.pad(images, (reach,) * 4, mode="reflect")
+    return wider[..., reach - down : reach - down + height, reach - right : reach - right + width]
+
+
+def random_shifts(generator: torch.Generator, count: int, side: int) -> list[tuple[int, int]]:
+    """`count` shifts (down, right) in whole pixels, of up to 1 / SHIFT of the side each way."""
+    reach = side // SHIFT
+    return [(down, right) for down, right in torch.randint(-reach, reach + 1, (count, 2), generator=generator).tolist()]
+
+
+class View:
+    """Random symmetries for `count` images, one for each, and one random shift for all."""
+
+    def __init__(self, generator: torch.Generator, count: int, side: int, device: torch.device) -> None:
+        self._elements = to_device(torch.randint(ORDER, (count,), generator=generator), device)
+        [(self._down, self._right)] = random_shifts(generator, 1, side)
+
+    def __call__(self, images: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """See images [n, C, S, S], of which the first is number `first` of the view."""
+        turned = d4_each(images, self._elements[first : first + len(images)])
+        return shifted(turned, self._down, self._right).contiguous(memory_format=torch.channels_last)
+
+
+# -- Watchers: the networks whose features codes are matched in. Several shapes, briefly to fully trained, not shipped.
+
+
+log = logging.getLogger(__name__)
+FIRST_SEED = 300  # classifiers, perceptual networks and students of run seed 0 use lower seeds
+SEEDS = 1000  # watchers and views of each run have this many seeds to themselves
+NAME = "watcher"
+LENGTHS = (10, 40, 150, WATCHER_STEPS)
+"""Steps of training. Early networks have features beyond those that tell classes apart; trained ones lose them."""
+ATTENTION_LENGTHS = (40, 150, 600, 2000)
+
+
+def residual_shapes(classes: int, bands: int = 3) -> list[ResNetConfig]:
+    """Five residual shapes, each once for every one of LENGTHS."""
+    shapes = [
+        ResNetConfig(num_classes=classes, in_channels=bands, widths=widths, blocks=blocks, stem_stride=2)
+        for widths, blocks in (
+            ((16, 32, 64, 128), (1, 1, 1, 1)),
+            ((32, 64, 128), (1, 1, 1)),
+            ((24, 48, 96), (1, 2, 1)),
+            ((16, 48, 96, 128), (1, 1, 2, 1)),
+            ((48, 96, 96), (1, 1, 1)),
+        )
+    ]
+    return [shape for shape in shapes for _ in LENGTHS]
+
+
+def attention_shapes(classes: int, bands: int = 3) -> list[AttentionConfig]:
+    """Two attention shapes, each once for every one of ATTENTION_LENGTHS. They see what convolutions do not."""
+    shapes = [
+        AttentionConfig(num_classes=classes, in_channels=bands, width=width, blocks=blocks, heads=heads)
+        for width, blocks, heads in ((64, 3, 4), (96, 2, 3))
+    ]
+    return [shape for shape in shapes for _ in ATTENTION_LENGTHS]
+
+
+def watcher_shapes(classes: int, bands: int = 3) -> list[Shape[Classifier]]:
+    """All shapes, each as often as there are lengths of its training."""
+    return [*residual_shapes(classes, bands), *attention_shapes(classes, bands)]
+
+
+def with_logits(classes: int) -> list[bool]:
+    """For each watcher whether its logits count: those of the longest training of each shape do."""
+    numbers = [len(lengths) for lengths in (LENGTHS, ATTENTION_LENGTHS)]
+    counts = len(residual_shapes(classes)), len(attention_shapes(classes))
+    return [i % number == number - 1 for number, count in zip(numbers, counts, strict=True) for i in range(count)]
+
+
+def watcher_seed(seed: int, number: int) -> int:
+    """The seed of watcher `number` of a run with this seed: no two runs share a watcher."""
+    return SEEDS * seed + FIRST_SEED + number
+
+
+def view_seed(seed: int, number: int) -> int:
+    """The seed of the views in which watcher `number` of a run sees the training images: no two runs share them."""
+    return SEEDS * seed + number
+
+
+def watcher_plans(classes: int, seed: int, longest: int = WATCHER_STEPS, bands: int = 3) -> list[Plan]:
+    """Shape and training of each watcher of a run with this seed.
+
+    Args:
+        longest: steps in place of WATCHER_STEPS; all others are in proportion.
+    """
+
+    def scaled(steps: int) -> int:
+        return max(1, round(steps * longest / WATCHER_STEPS))
+
+    residual, attention = residual_shapes(classes, bands), attention_shapes(classes, bands)
+    plans: list[Plan] = [
+        (shape, ClassifierTraining(steps=scaled(LENGTHS[i % len(LENGTHS)]), seed=watcher_seed(seed, i)))
+        for i, shape in enumerate(residual)
+    ]
+    for i, shape in enumerate(attention):
+        steps = scaled(ATTENTION_LENGTHS[i % len(ATTENTION_LENGTHS)])
+        training = ClassifierTraining(
+            steps=steps,
+            peak_rate=1e-3,
+            warmup=min(100, steps // 4),
+            weight_decay=0.05,
+            seed=watcher_seed(seed, len(residual) + i),
+        )
+        plans.append((shape, training))
+    return plans
+
+
+def train_watchers(
+    folder: Path,
+    data: Labelled,
+    validation: Labelled,
+    classes: int,
+    seed: int,
+    progress: Progress,
+    *,
+    longest: int = WATCHER_STEPS,
+    device: torch.device | str = "cpu",
+    deadline: Deadline = NEVER,
+) -> None:
+    """Train the watchers of a run with this seed as `train_pool` does.
+
+    Args:
+        longest: as in `watcher_plans`.
+
+    Raises:
+        TimeUp: the deadline passed; the state is saved.
+    """
+    plans = watcher_plans(classes, seed, longest, data[0].shape[1])
+    accuracies = train_pool(folder, NAME, plans, data, validation, progress, device=device, deadline=deadline)
+    if accuracies:
+        log.info(
+            "%d watchers are trained: codes are matched in what they see. They name %.0f to %.0f %% of the validation "
+            "images right, as some learn for a few steps only, on purpose",
+            len(accuracies),
+            100 * min(accuracies),
+            100 * max(accuracies),
+        )
+
+
+def load_watchers(folder: Path, classes: int, bands: int = 3) -> list[Classifier]:
+    """Read what `train_watchers` wrote to `folder`, frozen."""
+    return load_pool(folder, NAME, watcher_shapes(classes, bands))

@@ -1,0 +1,90 @@
+"""The images of a set with a guarantee: public ones in the released colours of a class, and of them those that a
+release takes for it and whose mean is its own. What follows the release costs no privacy."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from dpd_runtime.annotations import Images, Progress
+from dpd_runtime.sampling.sample import to_uint8
+from dpd_train.compute import step_generator, to_device
+from dpd_train.matching import Statistics, seeing
+from dpd_train.networks import Classifier
+from dpd_train.private.candidates import Candidates, within
+from dpd_train.private.limited_watchers import CALL, LimitedWatcher, LimitedWatchers
+from dpd_train.private.release import Release
+from dpd_train.prototypes import herded
+
+CANDIDATES = 50  # for each image of the set
+LEAST = 2000  # of each class
+TYPICAL = 10  # so many times as many as are needed: those that are surest of their class, which are herded
+RIDGE = 0.1  # share of the mean variance that is added to each
+
+
+@torch.no_grad()
+def chosen_images(
+    networks: Sequence[Classifier],
+    released: Release,
+    candidates: Candidates,
+    count: int,
+    seed: int,
+    progress: Progress,
+    *,
+    device: torch.device,
+) -> Images:
+    """Images [classes, count, H, W, 3] for what was released.
+
+    Of the candidates whose log-probability of the class is highest, those are taken whose mean is nearest to its own.
+    """
+    pairs = zip(networks, released.watched, strict=True)
+    watchers = LimitedWatchers(
+        tuple(LimitedWatcher(seeing(network, logits=False), own.standard) for network, own in pairs), math.inf, device
+    )
+    means = [
+        own.class_means.double().cpu() / watcher.limit
+        for watcher, own in zip(watchers.of, released.watched, strict=True)
+    ]
+    discriminants, by_appearance = (
+        [Discriminant(own, released) for own in released.watched],
+        Discriminant(released.appearance, released),
+    )
+    number, chosen = max(LEAST, CANDIDATES * count), []
+    for label, mean in enumerate(torch.cat(means, dim=1)):
+        generator = step_generator(seed, label)
+        pixels, vectors, sureness = [], [], []
+        for first in range(0, number, CALL):
+            drawn, appearances = candidates.draw(label, min(CALL, number - first), generator)
+            seen = watchers.vectors(to_device(drawn, device)).cpu()
+            parts = zip(discriminants, watchers.of, watchers.parts(seen), strict=True)
+            opinions = [
+                by_appearance(appearances),
+                *(discriminant(part * watcher.limit) for discriminant, watcher, part in parts),
+            ]
+            pixels.append(to_uint8(drawn.numpy()))
+            vectors.append(seen)
+            sureness.append(torch.stack(opinions).mean(0).log_softmax(1)[:, label])
+        typical = torch.cat(sureness).argsort(descending=True, stable=True)[: TYPICAL * count]
+        rows = typical[herded(torch.cat(vectors)[typical].numpy(), mean.numpy(), count)]
+        chosen.append(np.concatenate(pixels)[rows.numpy()])
+        progress(label + 1, len(released.counts))
+    return np.stack(chosen)
+
+
+class Discriminant:
+    """Linear discriminant analysis (Fisher 1936) from released statistics: z [n, F] → scores [n, classes].
+
+    directions: [F, classes] and offsets: [classes], float64.
+    """
+
+    def __init__(self, own: Statistics, released: Release) -> None:
+        spread = within(own, released)
+        ridge = RIDGE * spread.diagonal().mean() * torch.eye(len(spread), dtype=spread.dtype)
+        means = own.class_means.double().cpu()
+        self.directions = torch.linalg.solve(spread + ridge, means.T)
+        self.offsets = (means * self.directions.T).sum(1) / 2
+
+    def __call__(self, z: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = z @ self.directions - self.offsets
+        return scores

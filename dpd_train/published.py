@@ -1,0 +1,188 @@
+"""Published image models of transformers: what they see, at the size and in the colours that they have learned from."""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from dpd_runtime.errors import InputError
+from dpd_train.base_files import find_model, first_sentence, image_model
+from dpd_train.compute import autocast
+from dpd_train.config import HUB, extra_watchers
+
+PROCESSOR_NAME = "preprocessor_config.json"
+PROCESSOR_NAMES = (PROCESSOR_NAME, "processor_config.json")
+MOST_SIDE = 4096
+LAYERS = 4
+"""Layers that watch, of a model whose layers all have one shape."""
+CALL = 10
+FLOOR = 1e-4  # added to a channel's variance
+
+
+class Colours(nn.Module):
+    """Images [B, 3, H, W] in [-1, 1] → [B, 3, side, side] in a model's colours.
+
+    Args:
+        side: of the images that the model has learned from; None to leave images as they are.
+        mean, std: of its colours, in units of [0, 1].
+    """
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, side: int | None, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.side = side
+        means, deviations = torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).view(1, 3, 1, 1)
+        self.register_buffer("scale", 0.5 / deviations)
+        self.register_buffer("shift", (0.5 - means) / deviations)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.side is not None and x.shape[-1] != self.side:
+            x = F.interpolate(x, (self.side, self.side), mode="bilinear", align_corners=False)
+        return x * self.scale + self.shift
+
+
+def read_colours(folder: Path, what: str) -> Colours:
+    """Read what a processor of transformers does with an image; without its file images stay as they are.
+
+    Args:
+        what: names the model in messages.
+
+    Raises:
+        InputError: the file cannot be used, or asks for more than a square side and normalised colours.
+    """
+    for name in PROCESSOR_NAMES:
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if name != PROCESSOR_NAME:  # of a processor for images and texts
+                content = content["image_processor"]
+            return Colours(_side(content), *_mean_and_std(content))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{what}: {path} cannot be used ({error}); correct it, or take another model") from None
+    return Colours(None, [0.5] * 3, [0.5] * 3)
+
+
+def _side(content: dict[str, Any]) -> int | None:
+    """The side to which images are brought; where the processor crops, the crop's: all of a scene is looked at."""
+    cropped = content.get("crop_size") if content.get("do_center_crop", True) else None
+    size = cropped or (content.get("size") if content.get("do_resize", True) else None)
+    if size is None:
+        return None
+    named = size if isinstance(size, dict) else {"height": size}
+    sides = [named[key] for key in ("height", "width", "shortest_edge") if named.get(key) is not None]
+    if len(set(sides)) != 1 or type(sides[0]) is not int or not 1 <= sides[0] <= MOST_SIDE:
+        raise ValueError(f"its size {size} is no one side of 1 to {MOST_SIDE} pixels")
+    return int(sides[0])
+
+
+def _mean_and_std(content: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """Of each colour, in units of [0, 1]."""
+    for name, usual in (("do_flip_channel_order", False), ("do_rescale", True), ("rescale_offset", False)):
+        if content.get(name, usual) != usual:
+            raise ValueError(f"{name} is {content[name]}, which is not done here")
+    if not content.get("do_normalize", True):
+        return [0.0] * 3, [1.0] * 3
+    mean, std = (content.get(f"image_{name}") or [0.5] * 3 for name in ("mean", "std"))
+    for name, values, least in (("image_mean", mean, 0.0), ("image_std", std, 0.01)):
+        numbers = isinstance(values, list) and len(values) == 3 and all(type(v) in (int, float) for v in values)
+        if not numbers or not all(least <= value <= 1 for value in values):
+            raise ValueError(f"{name} is {values}, not three numbers of {least:g} to 1")
+    twice = content.get("include_top", "EfficientNet" in str(content.get("image_processor_type")))  # it divides twice
+    return mean, [value * value for value in std] if twice else std
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A frozen image model in evaluation mode, on one device."""
+
+    model: Any
+    colours: Colours
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features [n, F] of images [n, 3, H, W] in [-1, 1], in bfloat16 where the device has it.
+
+        They are the mean of the last layer's output, and mean and standard deviation of each channel of the last layer
+        of every stage but the stem; of a transformer, of LAYERS layers. CALL images at a time, which backward computes
+        again: the layers of all images would take 12 GB for 100 images and a network as small as EfficientNet-Lite0.
+        """
+        see = partial(checkpoint, self._features, use_reentrant=False) if images.requires_grad else self._features
+        return torch.cat([see(part) for part in torch.split(images, CALL)])
+
+    def _features(self, images: torch.Tensor) -> torch.Tensor:
+        with autocast(images.device):
+            out = self.model(pixel_values=self.colours(images), output_hidden_states=True)
+        found = [_places(out.last_hidden_state).mean(1)]
+        for state in _stages(out.hidden_states):
+            variance, mean = torch.var_mean(_places(state), dim=1, correction=0)
+            found += [mean, (variance + FLOOR).sqrt()]
+        return torch.cat(found, dim=1)
+
+
+def _places(state: torch.Tensor) -> torch.Tensor:
+    """A map [n, C, h, w], or tokens [n, L, C], as [n, places, C]."""
+    return (state.flatten(2).transpose(1, 2) if state.ndim == 4 else state).float()
+
+
+def _stages(states: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    """The last of each run of layers with one shape, without the first, the stem; or LAYERS of one long run."""
+    after = [*(state.shape for state in states[1:]), None]
+    ends = [state for state, next_shape in zip(states, after, strict=True) if state.shape != next_shape]
+    if len(ends) > 2:
+        return ends[1:]
+    rows = torch.linspace(0, len(states) - 1, LAYERS + 1).round().int().tolist()[1:]
+    return [states[i] for i in dict.fromkeys(rows)]
+
+
+def open_published(source: str, device: torch.device | str = "cpu") -> PublishedModel:
+    """Open a model on this machine; of one for images and texts, the part that sees images.
+
+    Args:
+        source: its folder, or its id in the local hub cache.
+
+    Raises:
+        InputError: not on this machine, no safetensors, no file that says how images are shown to it, or a model that
+            gives no layers of an image, or other ones each time.
+    """
+    folder, _ = find_model(source)
+    what = f"hf:{source}"
+    model, _ = image_model(what, folder)  # what is pooled is not looked at
+    model = model.requires_grad_(False).to(device)
+    found = PublishedModel(model, read_colours(folder, what).to(device))
+    try:
+        drawn = 2 * torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(device) - 1
+        first, second = found.features(drawn), found.features(drawn)
+    except Exception as error:  # models of other things fail in many ways
+        raise InputError(
+            f"{what}: gives no layers of an image ({first_sentence(error)}); use an image model, with "
+            f"{PROCESSOR_NAME} where it takes images of one size"
+        ) from None
+    if found.colours.side is None:
+        raise InputError(
+            f"{what}: {folder} has no {PROCESSOR_NAME} that says how large its images are, and in which colours; "
+            "complete the folder"
+        )
+    if not first.isfinite().all() or not torch.allclose(first, second, rtol=1e-3, atol=1e-3):
+        fault = "other layers each time" if first.isfinite().all() else "numbers that are not finite"
+        raise InputError(f"{what}: gives {fault} for the same image; use another model")
+    return found
+
+
+def check_published(watchers: str) -> None:
+    """Open each published model of `--watchers` before hours of work rest on it.
+
+    Raises:
+        InputError: as `open_published`.
+    """
+    for name in extra_watchers(watchers):
+        if name.startswith(HUB):
+            open_published(name.removeprefix(HUB))

@@ -1,1 +1,0 @@
-"""A run of `dpd train`: its data, its stages, and the run directory that it writes."""

@@ -1,1 +1,0 @@
-"""The stages of `dpd train`, one file each. A stage makes something and returns it."""

@@ -1,1 +1,0 @@
-"""Training of the VAE, its decoder alone, and the networks of its perceptual loss."""
