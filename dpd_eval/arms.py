@@ -45,8 +45,8 @@ from dpd_eval.students import (
     training_key,
 )
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
-from dpd_runtime.dataset.formats import Encoding
 from dpd_runtime.errors import DataError, DpdError, InputError
+from dpd_runtime.formats import Encoding
 from dpd_runtime.text import counted
 from dpd_train.compute import one_thread
 from dpd_train.networks import count_parameters

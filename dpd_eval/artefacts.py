@@ -18,14 +18,13 @@ from safetensors.numpy import load
 
 from dpd_eval.verdict import Outcome
 from dpd_runtime.annotations import Float32, Images
-from dpd_runtime.engines.record import is_engine
+from dpd_runtime.engine_files import is_engine
 from dpd_runtime.errors import BundleError
-from dpd_runtime.files import home_folder
-from dpd_runtime.images.folders import SHEET_NAME
-from dpd_runtime.images.pictures import SUFFIXES, open_image
-from dpd_runtime.images.tags import TIFF_STARTS, first_directory
-from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
-from dpd_runtime.strict_json import parse_json
+from dpd_runtime.files import home_folder, parse_json
+from dpd_runtime.image_folders import SHEET_NAME
+from dpd_runtime.images import SUFFIXES, open_image
+from dpd_runtime.sampler import PRIVATE_KINDS
+from dpd_runtime.tags import TIFF_STARTS, first_directory
 from dpd_runtime.text import counted
 from dpd_train.symmetry import ORDER, d4, similarities, unit
 

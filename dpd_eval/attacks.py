@@ -18,10 +18,10 @@ from dpd_eval.students import train_student
 from dpd_eval.subject import SEED, AuditData, Rows, Subject, check_run
 from dpd_eval.verdict import Control, Ends, FewHeld, Outcome, control, decide, not_run
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
-from dpd_runtime.engines.engine import Engine
+from dpd_runtime.engines import Engine
 from dpd_runtime.errors import InputError
-from dpd_runtime.sampling.sample import Denoise, from_uint8, to_uint8
-from dpd_runtime.sampling.schedule import Schedule, add_noise, predicted_original
+from dpd_runtime.sampling import Denoise, from_uint8, to_uint8
+from dpd_runtime.solvers import Schedule, add_noise, predicted_original
 from dpd_runtime.text import counted
 from dpd_train.base_files import SHIPPED_BASE
 from dpd_train.bases import load_base

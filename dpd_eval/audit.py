@@ -67,10 +67,10 @@ from dpd_eval.verdict import (
 )
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.files import cache_folder
-from dpd_runtime.machine.versions import package_versions
-from dpd_runtime.sampling.sample import Denoise
-from dpd_runtime.sampling.schedule import Schedule, add_noise
+from dpd_runtime.sampling import Denoise
+from dpd_runtime.solvers import Schedule, add_noise
 from dpd_runtime.text import counted
+from dpd_runtime.versions import package_versions
 from dpd_train.bases import encode_cached
 from dpd_train.compute import one_thread, step_generator, use_device
 from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading
@@ -498,7 +498,7 @@ def memorise(
 
 
 def as_denoise(network: Memory, schedule: Schedule) -> Denoise:
-    """The network as the function that `dpd_runtime.sampling.sample.sample` takes."""
+    """The network as the function that `dpd_runtime.sampling.sample` takes."""
     network.eval()
 
     @torch.no_grad()

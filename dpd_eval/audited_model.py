@@ -7,13 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpd_runtime.annotations import Float32, Images, Progress
-from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.engines.engine import Engine
-from dpd_runtime.generation.block import Block
-from dpd_runtime.generation.compute import BlockComputer
-from dpd_runtime.generation.networks import Networks, decode, denoise
-from dpd_runtime.sampling.sample import to_uint8
-from dpd_runtime.sampling.sampler import BLOCK, Sampler
+from dpd_runtime.bundle import Bundle
+from dpd_runtime.engines import Engine
+from dpd_runtime.generation import BlockComputer
+from dpd_runtime.networks import Block, Networks, decode, denoise
+from dpd_runtime.sampler import BLOCK, Sampler
+from dpd_runtime.sampling import to_uint8
 from dpd_train.prototypes import at_full_size
 
 Labels = NDArray[np.int64]
@@ -46,7 +45,7 @@ class Model:
         return np.concatenate([to_uint8(decode(decoder, part, manifest)) for part in parts])
 
     def denoise(self, latents: Float32, timestep: int, prompts: Float32) -> Float32:
-        """As `dpd_runtime.sampling.sample.Denoise`, in calls of CALL."""
+        """As `dpd_runtime.sampling.Denoise`, in calls of CALL."""
         calls = [slice(i, i + CALL) for i in range(0, len(latents), CALL)]
         return np.concatenate([denoise(self.networks.unet, latents[c], timestep, prompts[c]) for c in calls])
 

@@ -9,17 +9,17 @@ import torch
 
 from dpd_eval.audited_model import Model
 from dpd_runtime.annotations import Array
-from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.bundle.classes import SceneClass, images_behind
-from dpd_runtime.generation.networks import Networks
-from dpd_runtime.sampling.sampler import fitted, sampler_schedule, suited_sampler
+from dpd_runtime.bundle import Bundle
+from dpd_runtime.classes import SceneClass, images_behind
+from dpd_runtime.networks import Networks
+from dpd_runtime.sampler import fitted, sampler_schedule, suited_sampler
 from dpd_train.context import OpenedRun, load_run
 from dpd_train.run import read_run
 
 
 @dataclass(frozen=True)
 class TorchEngine:
-    """A function of tensors as a `dpd_runtime.engines.engine.Engine`."""
+    """A function of tensors as a `dpd_runtime.engines.Engine`."""
 
     call: Callable[..., torch.Tensor]
 

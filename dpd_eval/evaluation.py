@@ -47,7 +47,7 @@ from dpd_eval.statistics import (
 )
 from dpd_eval.students import TrainingResult, default_folder, in_float32, student_identity
 from dpd_runtime.annotations import Float32, Int64, Progress
-from dpd_runtime.machine.versions import package_versions
+from dpd_runtime.versions import package_versions
 from dpd_train.compute import hardware, use_device
 from dpd_train.foreground.cropping import Stage, describe_segmenter
 from dpd_train.scene_set import SceneSet

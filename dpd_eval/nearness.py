@@ -26,8 +26,8 @@ from dpd_eval.extractors import Extractor
 from dpd_eval.subject import SEED, AuditData
 from dpd_eval.verdict import COMPARABLE, WOULD_TELL, Ends, FewHeld, Outcome, decide, not_run, power
 from dpd_runtime.annotations import Float32, Images, Int64
-from dpd_runtime.dataset.sheet import contact_sheet
-from dpd_runtime.images.bands import Band, picture
+from dpd_runtime.bands import Band, picture
+from dpd_runtime.dataset import contact_sheet
 from dpd_runtime.text import counted
 from dpd_train.symmetry import NEAR, ORDER, closeness, orbit, similarities, structure, unit
 from dpd_train.too_near import Nearest, thresholds

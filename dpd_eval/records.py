@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from safetensors.numpy import save
 
-from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME
+from dpd_runtime.bands import Band, shown_bands
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import open_regular, read_object
-from dpd_runtime.images.bands import Band, shown_bands
-from dpd_runtime.strict_json import MAX_JSON_BYTES, loads
+from dpd_runtime.files import MAX_JSON_BYTES, loads, open_regular, read_object
+from dpd_runtime.set_state import DATASET_NAME, METADATA_NAME
 from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def parse_json(raw: bytes, where: str) -> dict[str, Any]:
     """Parse a JSON object.
 
     Raises:
-        InputError: not JSON, beyond the limits of `dpd_runtime.strict_json`, or not an object.
+        InputError: not JSON, beyond the limits of `dpd_runtime.files`, or not an object.
     """
     try:
         if len(raw) > MAX_JSON_BYTES:

@@ -29,9 +29,9 @@ from dpd_eval.report_records import (
 from dpd_eval.report_tables import ablations, setting_words, verdict
 from dpd_eval.results import FULL_ARM, SET_ARM
 from dpd_eval.verdict import LEGEND, Outcome, in_words, summary
-from dpd_runtime.bundle.signature import PublicKey
 from dpd_runtime.errors import DiskError, InputError
 from dpd_runtime.files import check_writable, write_atomically
+from dpd_runtime.trust import PublicKey
 
 
 @dataclass(frozen=True)

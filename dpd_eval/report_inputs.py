@@ -27,21 +27,18 @@ from dpd_eval.report_records import (
     short_names,
 )
 from dpd_runtime.annotations import Pixels
-from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
-from dpd_runtime.bundle.encryption import is_encrypted
-from dpd_runtime.bundle.manifest import MANIFEST_NAME, parse_sampler
-from dpd_runtime.bundle.signature import PublicKey
-from dpd_runtime.dataset.formats import PNG
-from dpd_runtime.dataset.formats.imagefolder import IMAGEFOLDER
-from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, STATE_NAME
+from dpd_runtime.archive import is_encrypted
+from dpd_runtime.bands import Band, picture
+from dpd_runtime.bundle import embedded_bundle, load_bundle
 from dpd_runtime.errors import DataError, InputError
-from dpd_runtime.files import is_safe_name
-from dpd_runtime.images.bands import Band, picture
-from dpd_runtime.images.pictures import MOST_PIXELS, SUFFIXES, read_pixels
-from dpd_runtime.images.pixels import read_square, size_in_header
-from dpd_runtime.sampling.sampler import Sampler
-from dpd_runtime.strict_json import check_json_size, loads
+from dpd_runtime.files import check_json_size, is_safe_name, loads
+from dpd_runtime.formats import IMAGEFOLDER, PNG
+from dpd_runtime.images import MOST_PIXELS, SUFFIXES, read_pixels, read_square, size_in_header
+from dpd_runtime.manifest import MANIFEST_NAME, parse_sampler
+from dpd_runtime.sampler import Sampler
+from dpd_runtime.set_state import DATASET_NAME, METADATA_NAME, STATE_NAME
 from dpd_runtime.text import counted
+from dpd_runtime.trust import PublicKey
 from dpd_train.config import TrainConfig
 from dpd_train.rasters import Rendering, reader, require_rasterio
 from dpd_train.remarks import recorded_sides, size_remarks

@@ -21,11 +21,10 @@ from dpd_eval.results import (
     own_count,
 )
 from dpd_eval.statistics import fewest_pairs
-from dpd_runtime.command_line import Option, option_words, shown
-from dpd_runtime.dataset.formats import PNG
-from dpd_runtime.dataset.formats.imagefolder import IMAGEFOLDER
-from dpd_runtime.generation.generate import sampler_settings
-from dpd_runtime.sampling.sampler import Sampler
+from dpd_runtime.formats import IMAGEFOLDER, PNG
+from dpd_runtime.generation import sampler_settings
+from dpd_runtime.sampler import Sampler
+from dpd_runtime.text import Option, option_words, shown
 from dpd_train.config import repeating_options
 from dpd_train.reading import OF_PICTURE
 

@@ -8,7 +8,7 @@ from typing import Any
 from dpd_eval.records import check_cells, convert
 from dpd_eval.results import Evaluation, is_joint, is_own, jpeg_megabytes, own_part
 from dpd_eval.verdict import Audit
-from dpd_runtime.checks.bench import BenchResult
+from dpd_runtime.bench import BenchResult
 from dpd_runtime.text import counted, plural
 
 # -- Shorten paths to folder names, so that the page does not reveal where they are on this machine.

@@ -13,17 +13,15 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from dpd_eval.extensions import extension_names, load_extension
 from dpd_eval.extractor_choice import build_extractor, check_name
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
-from dpd_runtime.dataset.digest import set_hash
-from dpd_runtime.dataset.folder import check_output_folder, remove_partials, remove_set
-from dpd_runtime.dataset.formats import PNG, folder_name
-from dpd_runtime.dataset.sheet import contact_sheet
-from dpd_runtime.dataset.state import DATASET_NAME, METADATA_NAME, STATE_NAME, State
+from dpd_runtime.dataset import check_output_folder, contact_sheet, remove_partials, remove_set, set_hash
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, write_atomically
-from dpd_runtime.images.folders import DECISIONS_NAME, SHEET_NAME
-from dpd_runtime.machine.versions import package_versions, versions
-from dpd_runtime.sampling.sampler import BLOCK
+from dpd_runtime.formats import PNG, folder_name
+from dpd_runtime.image_folders import DECISIONS_NAME, SHEET_NAME
+from dpd_runtime.sampler import BLOCK
+from dpd_runtime.set_state import DATASET_NAME, METADATA_NAME, STATE_NAME, State
 from dpd_runtime.text import counted
+from dpd_runtime.versions import package_versions, versions
 from dpd_train.foreground.cropping import Stage, check_segmenter
 from dpd_train.prototypes import herded
 from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading
@@ -477,7 +475,7 @@ def write_folder(
         OutputFolderError: `out` holds a set made with other settings.
         OSError: the disk is full, read-only or gone.
     """
-    # dpd_runtime.dataset.folder recognises our sets by bundle, sampler, seed and classes
+    # dpd_runtime.dataset recognises our sets by bundle, sampler, seed and classes
     header = {"bundle": None, "sampler": None, **about, "classes": list(scenes.classes)}
     counts = np.bincount(scenes.labels[rows], minlength=len(scenes.classes)).tolist()
     out.mkdir(parents=True, exist_ok=True)

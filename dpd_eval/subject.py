@@ -12,17 +12,15 @@ from dpd_eval.audited_model import Labels, Model
 from dpd_eval.extractor_choice import check_name
 from dpd_eval.records import bands_of_set, check_bands, set_reading
 from dpd_runtime.annotations import Float32, Images, Int64
-from dpd_runtime.bundle.archive import FolderFiles, ZipFiles, open_files
-from dpd_runtime.bundle.bundle import load_bundle
-from dpd_runtime.bundle.classes import read_class_table, read_code_table
-from dpd_runtime.bundle.manifest import MANIFEST_NAME, parse_manifest
-from dpd_runtime.dataset.state import DATASET_NAME
+from dpd_runtime.archive import FolderFiles, ZipFiles, open_files
+from dpd_runtime.bands import Band
+from dpd_runtime.bundle import load_bundle
+from dpd_runtime.classes import read_class_table, read_code_table
 from dpd_runtime.errors import BundleError, DataError, InputError
-from dpd_runtime.generation.networks import load_networks
-from dpd_runtime.generation.providers import choose_provider
-from dpd_runtime.generation.teacher import TEACHER
-from dpd_runtime.images.bands import Band
-from dpd_runtime.machine.cores import usable_cores
+from dpd_runtime.machine import usable_cores
+from dpd_runtime.manifest import MANIFEST_NAME, parse_manifest
+from dpd_runtime.networks import TEACHER, choose_provider, load_networks
+from dpd_runtime.set_state import DATASET_NAME
 from dpd_runtime.text import counted
 from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading, parse_reading
 from dpd_train.run import read_run

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dpd_eval.records import convert, parse_json, read_file
-from dpd_runtime.bundle.bundle import load_bundle
-from dpd_runtime.bundle.manifest import AUDIT_NAME
+from dpd_runtime.bundle import load_bundle
 from dpd_runtime.errors import AuditError, InputError
 from dpd_runtime.files import write_atomically
-from dpd_runtime.sealing.reseal import write_audited
+from dpd_runtime.manifest import AUDIT_NAME
+from dpd_runtime.sealing import write_audited
 from dpd_runtime.text import counted
 
 Verdict = Literal["PASS", "WARN", "FAIL", "NOT RUN"]

@@ -12,27 +12,27 @@ from typing import TYPE_CHECKING, Any
 import dpd_runtime.telemetry  # noqa: F401 -- before any library that has one
 
 if TYPE_CHECKING:
-    from dpd_runtime.bundle.bundle import Bundle, embedded_bundle, load_bundle
-    from dpd_runtime.dataset.formats import Output
-    from dpd_runtime.dataset.write import DistilledSet, write_set
+    from dpd_runtime.bundle import Bundle, embedded_bundle, load_bundle
+    from dpd_runtime.dataset import DistilledSet, write_set
     from dpd_runtime.errors import DpdError
-    from dpd_runtime.generation.block import Image
-    from dpd_runtime.generation.generate import Generation, generate
-    from dpd_runtime.machine.versions import __version__ as __version__
+    from dpd_runtime.formats import Output
+    from dpd_runtime.generation import Generation, generate
+    from dpd_runtime.networks import Image
+    from dpd_runtime.versions import __version__ as __version__
 
 
 _MODULES = {
-    "Bundle": "bundle.bundle",
-    "DistilledSet": "dataset.write",
+    "Bundle": "bundle",
+    "DistilledSet": "dataset",
     "DpdError": "errors",
-    "Generation": "generation.generate",
-    "Image": "generation.block",
-    "Output": "dataset.formats",
-    "embedded_bundle": "bundle.bundle",
-    "generate": "generation.generate",
-    "load_bundle": "bundle.bundle",
-    "write_set": "dataset.write",
-    "__version__": "machine.versions",
+    "Generation": "generation",
+    "Image": "networks",
+    "Output": "formats",
+    "embedded_bundle": "bundle",
+    "generate": "generation",
+    "load_bundle": "bundle",
+    "write_set": "dataset",
+    "__version__": "versions",
 }
 __all__ = [
     "Bundle",

@@ -1,6 +1,7 @@
-"""Files written completely or not at all, full disks, the user's folders, JSON objects, file names, no links."""
+"""Files: written beside their name and renamed, locked, and strict JSON."""
 
 import errno
+import json
 import logging
 import os
 import re
@@ -8,13 +9,22 @@ import secrets
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dpd_runtime.errors import DiskError, DpdError, InputError, OutputLinkError
+from dpd_runtime.errors import BundleError, DiskError, DpdError, InputError, OutputLinkError
 from dpd_runtime.text import is_visible
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two processes apart there
+    fcntl = None  # type: ignore[assignment]
+
+
+# -- Files written completely or not at all, full disks, the user's folders, JSON objects, file names, no links.
+
 
 PARTIAL = ".partial"
 _log = logging.getLogger(__name__)
@@ -389,8 +399,6 @@ def read_object(path: Path, name: str, way_out: str) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, or is something else.
     """
-    from dpd_runtime.strict_json import loads  # here, as --help imports this module
-
     try:
         content = loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -398,3 +406,212 @@ def read_object(path: Path, name: str, way_out: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{name} is not a JSON object; {way_out}")
     return content
+
+
+# -- A file lock that the kernel releases when its holder ends in any way.
+
+
+KEEPS_APART = fcntl is not None
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without locks answers
+
+
+class FileLock:
+    """An exclusive lock (flock; on NFS a server lock). `release` deletes the file; a killed process leaves it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    @property
+    def held(self) -> bool:
+        return self._descriptor is not None
+
+    def acquire(self, *, wait: bool = False, about: str = "") -> bool:
+        """Try to acquire the lock, or wait for it. Returns whether it is held.
+
+        Args:
+            about: text in the file for other processes.
+
+        Raises:
+            OSError: no such folder, a full or read-only disk, or a file system without locks.
+            OutputLinkError: the path is a link or a special file. It is not changed.
+        """
+        while True:
+            descriptor = self._open()
+            try:
+                self._check_file(descriptor)
+                if fcntl is not None:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                if self._is_still(descriptor):
+                    os.ftruncate(descriptor, 0)
+                    os.write(descriptor, about.encode())
+                    self._descriptor = descriptor
+                    return True
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if (
+                    error.errno != errno.ESTALE
+                ):  # NFS: its holder on another machine removed it; try again with a new file
+                    raise
+            finally:
+                if self._descriptor != descriptor:
+                    os.close(descriptor)
+
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise OutputLinkError(self.path) from None
+            raise
+
+    def _check_file(self, descriptor: int) -> None:
+        """Refuse what locks of dpd never are: its text would be written elsewhere."""
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OutputLinkError(self.path, "a pipe, socket or device")
+        if status.st_nlink > 1:
+            raise OutputLinkError(self.path, "a hard link to another file")
+
+    def _is_still(self, descriptor: int) -> bool:
+        """Whether the path is still this file. Its last holder may have removed it before we got the lock."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.lstat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Release the lock and delete the file.
+
+        Raises:
+            OSError: the folder is gone or read-only.
+        """
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
+            return
+        try:
+            if fcntl is not None:  # before another process can lock it
+                self.path.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+        if fcntl is None:  # Windows deletes no open file
+            self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def worked_in(folder: Path, command: str) -> Iterator[None]:
+    """Keep other processes out of a folder in which `command` works. A killed process keeps nobody out, and where the
+    file system has no locks nobody is kept out either.
+
+    Raises:
+        InputError: another process works there.
+        OSError: no such folder, or it cannot be written.
+    """
+    lock = FileLock(folder / "session.lock")
+    try:
+        if not lock.acquire():
+            raise InputError(f"{folder}: another {command} works there; wait until it ends, or stop it and go on then")
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # the folder may be gone; the lock ends with the process
+            lock.release()
+
+
+# -- Strict reading of JSON from outside: keys once, finite numbers, bounded depth and size.
+
+
+MAX_DEPTH = 32
+MAX_JSON_BYTES = 8 * 2**20
+"""Of every JSON file of a bundle: ten thousand classes fit, and Python needs up to 25 times as much to hold it."""
+MAX_KEYS = 10_000  # of one object: as many as a bundle has files, the longest object that dpd writes
+LARGEST = 1e30
+"""Of every number: float32 holds it, and so does what is computed from a few of them."""
+
+
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values, for `json.loads`.
+
+    Raises:
+        ValueError: a key occurs twice, or there are more than MAX_KEYS.
+    """
+    if len(pairs) > MAX_KEYS:
+        raise ValueError(f"an object of {len(pairs)} keys, more than {MAX_KEYS}")
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"key {key[:60]!r} occurs twice")
+            seen.add(key)
+    return content
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _number(text: str) -> float:
+    if not abs(value := float(text)) <= LARGEST:
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value
+
+
+def _whole(text: str) -> int:
+    _number(text)
+    return int(text)
+
+
+def loads(raw: str | bytes) -> Any:
+    """Parse foreign JSON, as `json.loads` does.
+
+    Raises:
+        ValueError: not JSON, which has no NaN or Infinity; a number beyond LARGEST, which `json` would make infinite or
+            a whole number of any length; a duplicate key, or more than MAX_KEYS keys in an object; nested deeper than
+            MAX_DEPTH.
+    """
+    try:
+        content = json.loads(
+            raw, object_pairs_hook=each_key_once, parse_constant=_no_constant, parse_float=_number, parse_int=_whole
+        )
+    except RecursionError:
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from None
+    if depth_of(content) > MAX_DEPTH:
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+    return content
+
+
+def depth_of(content: object) -> int:
+    """Nesting depth of lists and objects, found without recursion."""
+    depth, level = 0, [content]
+    while level := [part for part in level if isinstance(part, dict | list)]:
+        depth += 1
+        level = [inner for part in level for inner in (part.values() if isinstance(part, dict) else part)]
+    return depth
+
+
+def check_json_size(size: int, name: str) -> None:
+    """Raises:
+    BundleError: a JSON file of a bundle has more than MAX_JSON_BYTES.
+    """
+    if size > MAX_JSON_BYTES:
+        raise BundleError(f"{name} has {size} bytes, more than {MAX_JSON_BYTES}; export the bundle again")
+
+
+def parse_json(raw: bytes, name: str) -> Any:
+    """Parse JSON of a bundle.
+
+    Raises:
+        BundleError: larger than MAX_JSON_BYTES, or what `loads` refuses.
+    """
+    check_json_size(len(raw), name)
+    try:
+        return loads(raw)
+    except ValueError as error:
+        raise BundleError(
+            f"{name} is not valid JSON ({error}): it was changed or damaged; fetch or export it again"
+        ) from error

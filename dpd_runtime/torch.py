@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 
 from dpd_runtime.annotations import Pixels
-from dpd_runtime.bundle.budget import SHARE, check_budget
-from dpd_runtime.bundle.bundle import Bundle, load_bundle
-from dpd_runtime.dataset.folder import disk_errors
+from dpd_runtime.budget import SHARE, check_budget
+from dpd_runtime.bundle import Bundle, load_bundle
+from dpd_runtime.dataset import disk_errors
 from dpd_runtime.errors import InputError, MissingExtraError
 from dpd_runtime.files import check_writable, write_atomically
-from dpd_runtime.generation.block import Block
-from dpd_runtime.generation.generate import Generation, check_codes, check_request
-from dpd_runtime.machine.cores import usable_cores, usable_memory
-from dpd_runtime.sampling.sampler import BLOCK
+from dpd_runtime.generation import Generation, check_codes, check_request
+from dpd_runtime.machine import usable_cores, usable_memory
+from dpd_runtime.networks import Block
+from dpd_runtime.sampler import BLOCK
 
 try:
     import torch

@@ -8,9 +8,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpd_runtime.bands import Band
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import expanded
-from dpd_runtime.images.bands import Band
 from dpd_runtime.text import counted
 from dpd_train.config import HUB
 

@@ -21,8 +21,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from dpd_runtime.annotations import Float32, Images, Progress
 from dpd_runtime.errors import DiskError, InputError
 from dpd_runtime.files import is_own, naming
-from dpd_runtime.sampling.sample import Denoise, to_uint8
-from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
+from dpd_runtime.sampling import Denoise, to_uint8
+from dpd_runtime.solvers import Schedule, schedule_from_config
 from dpd_train.base_files import TOKENIZER_FILES, base_folder, check_base, weights_variant
 from dpd_train.compute import load_state, placed, save_state, to_device
 from dpd_train.networks import count_parameters
@@ -130,7 +130,7 @@ def at_resolution(base: Base, side: int) -> Base:
 
 
 def torch_denoise(base: Base) -> Denoise:
-    """The UNet as the function that `dpd_runtime.sampling.sample.sample` takes."""
+    """The UNet as the function that `dpd_runtime.sampling.sample` takes."""
 
     def denoise(latents: Float32, timestep: int, prompts: Float32) -> Float32:
         device = base.unet.device

@@ -18,7 +18,7 @@ from torch import nn
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import ProviderError
 from dpd_runtime.files import open_atomically
-from dpd_runtime.machine.versions import cpu_flags
+from dpd_runtime.versions import cpu_flags
 from dpd_train.config import check_device
 
 # -- Where a training runs and when it stops. Random numbers come from CPU generators on every device.

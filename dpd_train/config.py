@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields, replace
 from importlib import resources
 from typing import Any, Literal, get_args
 
-from dpd_runtime.command_line import option
 from dpd_runtime.errors import InputError
-from dpd_runtime.sampling.prototype_kinds import PrototypeKind
+from dpd_runtime.sampler import PrototypeKind
+from dpd_runtime.text import option
 from dpd_train.reading import ImageOptions, choices, setting
 
 Tune = Literal["full", "lora"]

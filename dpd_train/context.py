@@ -15,14 +15,12 @@ from safetensors.numpy import load_file
 from safetensors.torch import save
 
 from dpd_runtime.annotations import Float32, Pixels, Progress
-from dpd_runtime.bundle.manifest import Manifest
+from dpd_runtime.bands import picture
 from dpd_runtime.errors import DataError
-from dpd_runtime.files import write_atomically
-from dpd_runtime.images.bands import picture
-from dpd_runtime.machine.versions import package_versions
-from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
-from dpd_runtime.sampling.sampler import Sampler
-from dpd_runtime.strict_json import loads
+from dpd_runtime.files import loads, write_atomically
+from dpd_runtime.manifest import Manifest
+from dpd_runtime.sampler import PRIVATE_KINDS, Sampler
+from dpd_runtime.versions import package_versions
 from dpd_train.base_files import RECORD_NAME, base_folder
 from dpd_train.bases import Base, at_resolution, encode_cached, is_large, load_base, save_base
 from dpd_train.captioners import describe_scenes

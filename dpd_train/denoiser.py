@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel
 
 from dpd_runtime.errors import InputError
-from dpd_runtime.sampling.schedule import Schedule, add_noise
+from dpd_runtime.solvers import Schedule, add_noise
 from dpd_train.bases import DECODED, rows_a_call
 from dpd_train.captions import CaptionTable
 from dpd_train.compute import (

@@ -98,7 +98,7 @@ def load_encoder(folder: Path) -> Encoder:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    from dpd_runtime.strict_json import loads  # here, as --help imports this module
+    from dpd_runtime.files import loads  # here, as --help imports this module
     from dpd_train.networks import ResNet, shape_from_json
 
     record, place = check_encoder(folder), f"{FAMILY}{folder}"

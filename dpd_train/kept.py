@@ -12,8 +12,8 @@ from pathlib import Path
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.files import spare_cache, write_atomically
-from dpd_runtime.machine.cores import usable_cores
-from dpd_runtime.machine.versions import processor
+from dpd_runtime.machine import usable_cores
+from dpd_runtime.versions import processor
 from dpd_train.config import TrainConfig
 from dpd_train.plan import WorkSpeed
 

@@ -11,10 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from dpd_runtime.annotations import Progress
-from dpd_runtime.sampling.noise import image_noise
-from dpd_runtime.sampling.sample import margins, sample
-from dpd_runtime.sampling.sampler import BLOCK, DEFAULT_SAMPLER, sampler_schedule
-from dpd_runtime.sampling.solvers import SOLVERS
+from dpd_runtime.sampler import BLOCK, DEFAULT_SAMPLER, sampler_schedule
+from dpd_runtime.sampling import image_noise, margins, sample
+from dpd_runtime.solvers import SOLVERS
 from dpd_train.bases import Base, torch_denoise
 from dpd_train.classifiers import ClassifierTraining, Labelled, Plan, load_pool, train_pool
 from dpd_train.compute import (

@@ -10,8 +10,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn import functional as F
 
-from dpd_runtime.files import write_atomically
-from dpd_runtime.strict_json import loads
+from dpd_runtime.files import loads, write_atomically
 
 # -- Small classifiers of pixels or latents: residual networks, their files and predictions, and learning rates.
 

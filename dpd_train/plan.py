@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from dpd_runtime.errors import InputError
-from dpd_runtime.sampling.sampler import BLOCK, DEFAULT_SAMPLER
+from dpd_runtime.sampler import BLOCK, DEFAULT_SAMPLER
 from dpd_runtime.text import counted
 from dpd_train.config import PUBLISHED_IMAGES, WATCHER_STEPS, TrainConfig
 from dpd_train.remarks import GIVEN_AWAY, SMALL, few_images, network_remarks

@@ -16,8 +16,8 @@ from transformers import CLIPTokenizer
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import write_atomically
-from dpd_runtime.machine.versions import package_versions
 from dpd_runtime.text import counted
+from dpd_runtime.versions import package_versions
 from dpd_train.attributes import VOCABULARY, describe_many
 from dpd_train.base_files import RECORD_NAME, base_folder, check_base_bands
 from dpd_train.bases import (

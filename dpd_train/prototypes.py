@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpd_runtime.annotations import Float32, Int64
-from dpd_runtime.sampling.prototype_kinds import PrototypeKind
+from dpd_runtime.sampler import PrototypeKind
 
 # -- Prototypes of each class in latent space (docs/reference/training-method.md).
 #

@@ -21,12 +21,23 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from dpd_runtime.annotations import Pixels
+from dpd_runtime.bands import LONGEST_BAND_NAME, MOST_BANDS, SENTINEL2, Band
 from dpd_runtime.errors import DataError, MissingExtraError
 from dpd_runtime.files import open_regular
-from dpd_runtime.images.bands import LONGEST_BAND_NAME, MOST_BANDS, SENTINEL2, Band
-from dpd_runtime.images.effort import CUT_SHORT, MOST_PAGES, excess
-from dpd_runtime.images.pixels import ALONE, Alike, ToPixels, alike, evenly_spaced, pillow_rgb, read_bytes, reason_of
-from dpd_runtime.images.tags import COLOURS, WHITE_IS_ZERO, Tags, is_mask, read_tags
+from dpd_runtime.images import (
+    ALONE,
+    CUT_SHORT,
+    MOST_PAGES,
+    Alike,
+    ToPixels,
+    alike,
+    evenly_spaced,
+    excess,
+    pillow_rgb,
+    read_bytes,
+    reason_of,
+)
+from dpd_runtime.tags import COLOURS, WHITE_IS_ZERO, Tags, is_mask, read_tags
 from dpd_runtime.text import counted, printable
 from dpd_train.reading import PERCENTILES, Reading
 
@@ -99,7 +110,7 @@ def read_raster(content: bytes, bands: Bands, masks: bool = True) -> Raster | st
 
     bands: numbers (1-based), names or all of them. None takes the image's colours where it has one or three bands,
         beside alpha.
-    masks: as in `dpd_runtime.images.pixels.Alike`.
+    masks: as in `dpd_runtime.images.Alike`.
     """
     from rasterio._err import CPLE_BaseError  # which damaged tags raise, unlike damaged pixels
     from rasterio.errors import RasterioError
@@ -338,7 +349,7 @@ class Rendering:
     decibels    whether the limits are 10 · log10 of pixel values
     names       that every image must give its `bands`; empty: any
     of          how many bands every image must have; 0: any that has `bands`
-    masks       as in `dpd_runtime.images.pixels.Alike`
+    masks       as in `dpd_runtime.images.Alike`
     """
 
     bands: tuple[int, ...] | None

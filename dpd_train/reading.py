@@ -12,8 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from dpd_runtime.bands import DECIBELS, MOST_BANDS, float32_holds
 from dpd_runtime.errors import DataError, InputError
-from dpd_runtime.images.bands import DECIBELS, MOST_BANDS, float32_holds
 
 # -- Options: fields of dataclasses that the command line, presets and config files fill.
 

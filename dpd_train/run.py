@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dpd_runtime.bundle.classes import check_class_name
-from dpd_runtime.command_line import option, shown
+from dpd_runtime.bands import Band
+from dpd_runtime.classes import check_class_name
 from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_runtime.files import (
     cache_folder,
@@ -19,8 +19,7 @@ from dpd_runtime.files import (
     read_object,
     write_atomically,
 )
-from dpd_runtime.images.bands import Band
-from dpd_runtime.text import differing
+from dpd_runtime.text import differing, option, shown
 from dpd_train.base_files import base_folder, base_sides, check_base, find_model, model_hash, public_name
 from dpd_train.captioners import check_captioner_source
 from dpd_train.config import FAMILY, HUB, OWN, WATCHER_STEPS, TrainConfig, extra_watchers

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from dpd_runtime.annotations import Images, Int64, Pixels
+from dpd_runtime.bands import Band
 from dpd_runtime.files import is_own, spare_cache, write_atomically
-from dpd_runtime.images.bands import Band
-from dpd_runtime.images.pixels import read_bytes, read_square
+from dpd_runtime.images import read_bytes, read_square
 from dpd_runtime.text import counted, csv_line
 from dpd_train.rasters import Rendering, identity, reader
 

@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from dpd_runtime.bands import Band
 from dpd_runtime.errors import DataError, MissingExtraError
-from dpd_runtime.images.bands import Band
-from dpd_runtime.images.pixels import ALONE, Alike, alike, evenly_spaced, read_bytes, read_square, size_in_header
+from dpd_runtime.images import ALONE, Alike, alike, evenly_spaced, read_bytes, read_square, size_in_header
 from dpd_runtime.text import counted, printable
 from dpd_train.rasters import Rendering, array_size, identity, reader, settle
 from dpd_train.reading import BY_CONTENT, LEAST, PLAIN, HeldOut, Reading, choose_groups, joined, parse_reading

@@ -13,10 +13,10 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from dpd_runtime.dataset.folder import packed_format
+from dpd_runtime.dataset import packed_format
 from dpd_runtime.errors import DataError, MissingExtraError
-from dpd_runtime.images.folders import OF_SETS, SET, image_files, is_hidden, made_by_dpd, passed_over
-from dpd_runtime.images.pictures import SUFFIXES, is_image
+from dpd_runtime.image_folders import OF_SETS, SET, image_files, is_hidden, made_by_dpd, passed_over
+from dpd_runtime.images import SUFFIXES, is_image
 from dpd_runtime.text import composed, counted, printable
 from dpd_train.rasters import SUFFIX as ARRAY
 from dpd_train.reading import HeldOut

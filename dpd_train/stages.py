@@ -16,13 +16,12 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import euclidean_distances
 
 from dpd_runtime.annotations import Float32, Images, Int64, Pixels
-from dpd_runtime.dataset.sheet import contact_sheet
+from dpd_runtime.bands import Band, picture
+from dpd_runtime.dataset import contact_sheet
 from dpd_runtime.errors import DataError, InputError
-from dpd_runtime.images.bands import Band, picture
-from dpd_runtime.sampling.noise import NoiseStream
-from dpd_runtime.sampling.sample import sample, to_uint8
-from dpd_runtime.sampling.sampler import BlockGuidance
-from dpd_runtime.sampling.solvers import SOLVERS
+from dpd_runtime.sampler import BlockGuidance
+from dpd_runtime.sampling import NoiseStream, sample, to_uint8
+from dpd_runtime.solvers import SOLVERS
 from dpd_train.bases import (
     DECODER_LIMIT,
     Base,

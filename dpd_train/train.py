@@ -12,8 +12,7 @@ from PIL import Image
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
-from dpd_runtime.file_lock import worked_in
-from dpd_runtime.files import cache_folder
+from dpd_runtime.files import cache_folder, worked_in
 from dpd_train.base_files import check_base_bands
 from dpd_train.bases import Base, load_base
 from dpd_train.captioners import check_captioner

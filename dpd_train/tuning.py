@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import MissingExtraError
-from dpd_runtime.sampling.schedule import Schedule, predicted_original
+from dpd_runtime.solvers import Schedule, predicted_original
 from dpd_train.attributes import caption
 from dpd_train.bases import Base, is_large, rows_a_call
 from dpd_train.captions import embed

@@ -40,11 +40,10 @@ def dpd(args: argparse.Namespace) -> Ready:
     import numpy as np
 
     import dpd_runtime
-    from dpd_runtime.engines.engine import Provider
-    from dpd_runtime.generation.compute import BlockComputer
-    from dpd_runtime.generation.generate import Generation, resolve_sampler
-    from dpd_runtime.generation.networks import Networks, load_networks
-    from dpd_runtime.sampling.sampler import BlockGuidance
+    from dpd_runtime.engines import Provider
+    from dpd_runtime.generation import BlockComputer, Generation, resolve_sampler
+    from dpd_runtime.networks import Networks, load_networks
+    from dpd_runtime.sampler import BlockGuidance
 
     bundle = dpd_runtime.load_bundle(args.bundle)
     if not bundle.trusted:

@@ -29,10 +29,10 @@ from result_file import tell
 
 from dpd_eval import evaluate
 from dpd_eval.options import EvaluateConfig
-from dpd_runtime.dataset.state import DATASET_NAME
 from dpd_runtime.errors import DataError
 from dpd_runtime.files import write_atomically
-from dpd_runtime.machine.versions import package_versions
+from dpd_runtime.set_state import DATASET_NAME
+from dpd_runtime.versions import package_versions
 from dpd_train.base_files import base_folder
 from dpd_train.bases import Base, decode_in_parts, load_base
 from dpd_train.classifiers import labelled

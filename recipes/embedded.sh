@@ -7,7 +7,7 @@
 #   recipes/embedded.sh EUROSAT WORK evaluate val quick 10 convnet   # PART RECIPE IPC STUDENTS [OPTION...]
 #   recipes/embedded.sh EUROSAT WORK recipe quick4000                # the file of a recipe: quick, quickSTEPS or sgd
 #
-# To ship an audited bundle, copy it to dpd_runtime/data/, write its hash into dpd_runtime/bundle/bundle.py
+# To ship an audited bundle, copy it to dpd_runtime/data/, write its hash into dpd_runtime/bundle.py
 # (EMBEDDED_HASH) and record tests/contract/unchanged.json anew (its test says how).
 #
 # EUROSAT holds train/ and test/; WORK keeps runs, bundles and sets. Seed 0 is the embedded bundle. It and those in

@@ -198,8 +198,8 @@ def main() -> None:
     args = parser.parse_args()
 
     from dpd_runtime import load_bundle
-    from dpd_runtime.checks.doctor import this_machine
-    from dpd_runtime.machine.cores import usable_cores
+    from dpd_runtime.doctor import this_machine
+    from dpd_runtime.machine import usable_cores
 
     manifest = load_bundle(args.bundle).manifest
     args.threads = args.threads or usable_cores()

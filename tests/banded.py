@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 
-from dpd_runtime.images.bands import Band, physical
+from dpd_runtime.bands import Band, physical
 from dpd_train.scene_set import SceneSet
 
 COUNTS = (1, 2, 4, 13)

@@ -26,9 +26,9 @@ COMMAND = "dpd_cli.main:main"
 HEAVY = ("torch", "diffusers", "transformers", "onnx", "sklearn", "scipy", "matplotlib")
 WITH_PYTORCH = ("distill", "train", "export", "audit", "evaluate", "select", "pretrain", "demo", "fit")
 LIGHT = (
-    "dpd_runtime.dataset.write",
-    "dpd_runtime.generation.generate",
-    "dpd_runtime.classifier.label",
+    "dpd_runtime.dataset",
+    "dpd_runtime.generation",
+    "dpd_runtime.classifier",
     "dpd_train.scenes",
 )
 FOR_PYTORCH = ("dpd_train.train", "dpd_eval.audit", "dpd_eval.evaluation", "dpd_export.bundle")

@@ -31,7 +31,7 @@ ROOMS = ("dpd_runtime", "dpd_train", "dpd_eval", "dpd_export", "dpd_cli", "dpd_n
 
 def pytest_xdist_auto_num_workers() -> int:
     """As many processes as this one may use cores, of its affinity and of the container's quota; one thread each."""
-    from dpd_runtime.machine.cores import usable_cores
+    from dpd_runtime.machine import usable_cores
 
     return min(MOST_WORKERS, usable_cores())
 

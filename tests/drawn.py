@@ -15,10 +15,10 @@ from safetensors.numpy import save
 
 from dpd_runtime import Bundle, Generation, Image, Output, embedded_bundle, load_bundle, write_set
 from dpd_runtime.annotations import Pixels
-from dpd_runtime.bundle.archive import write_zip
-from dpd_runtime.dataset.write import DistilledSet
-from dpd_runtime.generation.block import Block
-from dpd_runtime.generation.compute import BlockComputer
+from dpd_runtime.archive import write_zip
+from dpd_runtime.dataset import DistilledSet
+from dpd_runtime.generation import BlockComputer
+from dpd_runtime.networks import Block
 
 SIDE = 64
 CLASSES = ("SeaLake", "Forest")

@@ -4,9 +4,8 @@ import hashlib
 from pathlib import Path
 
 from dpd_runtime import embedded_bundle, load_bundle
-from dpd_runtime.bundle.manifest import FileEntry
-from dpd_runtime.classifier.card import classifier_card
-from dpd_runtime.classifier.model import ClassifierRecord, write_classifier
+from dpd_runtime.classifier import ClassifierRecord, classifier_card, write_classifier
+from dpd_runtime.manifest import FileEntry
 
 TRAINING = {"set": {"images": 5, "sha256": "0" * 64}, "recipe": {"name": "quick"}, "seed": 0}
 

@@ -10,10 +10,9 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from dpd_cli.terminal import Update, progress_bar
-from dpd_runtime.command_line import option, shown
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, size_of, write_atomically
-from dpd_runtime.text import counted
+from dpd_runtime.text import counted, option, shown
 from dpd_train.config import OWN, WATCHERS_HELP  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import By, ImageOptions, setting  # noqa: TID253 -- loads no PyTorch
 
@@ -348,7 +347,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     Raises:
         DataError, InputError: unusable data, options or places, or a plan that does not fit into the time.
     """
-    from dpd_runtime.machine.cores import idle_cores, usable_cores
+    from dpd_runtime.machine import idle_cores, usable_cores
     from dpd_train.base_files import check_base_bands
     from dpd_train.plan import (
         MINUTES,
@@ -525,7 +524,7 @@ def distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
     Raises:
         InputError: another process works in the folder.
     """
-    from dpd_runtime.file_lock import worked_in
+    from dpd_runtime.files import worked_in
 
     with worked_in(made.folder, "dpd distill"):
         return _distil(made, stage, tell)
@@ -574,9 +573,9 @@ def _export(made: Distillation, stage: Stage, tell: Tell) -> None:
     if made.out.exists() or (made.folder / "audit.json").exists():
         return
     from dpd_export import ExportOptions, export_run
-    from dpd_runtime.bundle.bundle import load_bundle
-    from dpd_runtime.engines.engine import Provider
-    from dpd_runtime.generation.replay import check_replay, replay
+    from dpd_runtime.bundle import load_bundle
+    from dpd_runtime.engines import Provider
+    from dpd_runtime.golden import check_replay, replay
 
     if not made.unaudited.exists():
         options = ExportOptions(name=made.out.name.removesuffix(".dpd"), codes_only=made.codes_only)
@@ -667,7 +666,7 @@ def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
 
 def _result(made: Distillation, times: dict[str, Any]) -> dict[str, Any]:
     """The facts at the end, as `--json` prints them."""
-    from dpd_runtime.bundle.bundle import load_bundle
+    from dpd_runtime.bundle import load_bundle
     from dpd_train.plan import spent_by_stage
 
     def read(name: str) -> dict[str, Any]:

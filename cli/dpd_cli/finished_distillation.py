@@ -5,8 +5,8 @@ from pathlib import Path
 
 from dpd_cli.distillation import STORED, STORED_PRIVATE, read_distillation, resume_command
 from dpd_cli.private_distillation import read_request
-from dpd_runtime.dataset.state import DATASET_NAME
 from dpd_runtime.errors import InputError
+from dpd_runtime.set_state import DATASET_NAME
 
 RECORDS = {"set": DATASET_NAME, "training run": "run.json"}
 """The file without which the folder of a result is unfinished."""

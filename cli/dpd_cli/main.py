@@ -35,7 +35,7 @@ from dpd_cli.commands.select import select_command
 from dpd_cli.commands.train import train_command
 from dpd_cli.options import DEBUG, OPTION, Verb, Verbs, read_config, take_config
 from dpd_cli.terminal import INTERRUPTED
-from dpd_runtime.engines.calls import stop_calls
+from dpd_runtime.calls import stop_calls
 from dpd_runtime.errors import DpdError, InputError
 from dpd_runtime.files import FULL, disk_fault
 

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from dpd_runtime.command_line import option
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import naming
+from dpd_runtime.text import option
 from dpd_train.reading import choices  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
-    from dpd_runtime.bundle.bundle import Bundle
-    from dpd_runtime.bundle.encryption import Key
+    from dpd_runtime.archive import Key
+    from dpd_runtime.bundle import Bundle
     from dpd_train.reading import Reading
 
 
@@ -300,22 +300,22 @@ def open_bundle(
     allow_older: bool = False,
 ) -> "Bundle":
     """Open a bundle, the embedded one for None, and check what the options demand."""
-    from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
-    from dpd_runtime.bundle.keys import read_public_key
-    from dpd_runtime.sealing import require
+    from dpd_runtime import sealing
+    from dpd_runtime.bundle import embedded_bundle, load_bundle
+    from dpd_runtime.trust import read_public_key
 
     path = bundle or embedded_bundle()
-    wanted = None if require_dp is None else require.parse_privacy(require_dp)
+    wanted = None if require_dp is None else sealing.parse_privacy(require_dp)
     if require_encrypted:
-        require.require_encrypted(path)
+        sealing.require_encrypted(path)
     trusted = tuple(read_public_key(file) for file in trusted_key) if trusted_key else None
     opened = load_bundle(path, key_of(path, key_file, passphrase_file), trusted, allow_older=allow_older)
     if require_signature:
-        require.require_signature(opened)
+        sealing.require_signature(opened)
     if require_audit:
-        require.require_audit(opened)
+        sealing.require_audit(opened)
     if wanted is not None:
-        require.require_privacy(opened, wanted)
+        sealing.require_privacy(opened, wanted)
     return opened
 
 
@@ -325,8 +325,8 @@ def given_key(key_file: Path | None, passphrase_file: Path | None) -> "Key | Non
     Raises:
         InputError: both options, or a file that holds no key.
     """
-    from dpd_runtime.bundle.keys import read_encryption_key, read_passphrase
     from dpd_runtime.errors import InputError
+    from dpd_runtime.trust import read_encryption_key, read_passphrase
 
     if key_file and passphrase_file:
         raise InputError("--key-file and --passphrase-file: a bundle has one of them, give that one")
@@ -339,7 +339,7 @@ def given_key(key_file: Path | None, passphrase_file: Path | None) -> "Key | Non
 
 def key_of(path: Path, key_file: Path | None, passphrase_file: Path | None) -> "Key | None":
     """Return the key for `path`. The environment's key is used only for an encrypted bundle; options always are."""
-    from dpd_runtime.bundle.encryption import is_encrypted
+    from dpd_runtime.archive import is_encrypted
 
     if key_file or passphrase_file or is_encrypted(path):
         return given_key(key_file, passphrase_file)
@@ -417,7 +417,7 @@ def read_config(path: Path, command: str, parameters: Sequence[Any], commands: C
 
 def _value_in_file(parameter: Any, value: Any) -> tuple[str, Any]:
     """The name of a parameter, and its value as the command line would have it."""
-    from dpd_runtime.command_line import joined
+    from dpd_runtime.text import joined
 
     once = parameter.nargs == 1 and not getattr(parameter, "multiple", False)
     return parameter.name, joined(value) if once and isinstance(value, list) else value

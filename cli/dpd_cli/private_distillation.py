@@ -21,7 +21,7 @@ from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
     from dpd_runtime.annotations import Float32, Images
-    from dpd_runtime.bundle.privacy import PrivacyClaim
+    from dpd_runtime.manifest import PrivacyClaim
     from dpd_train.bases import Base
     from dpd_train.classifiers import Labelled
     from dpd_train.private.classifier import ReleasedClassifier
@@ -51,7 +51,7 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
     Raises:
         DataError, InputError: unusable data, options or places, or too few images for epsilon; nothing is written then.
     """
-    from dpd_runtime.classifier.model import check_place
+    from dpd_runtime.classifier import check_place
     from dpd_train.base_files import check_base_bands
     from dpd_train.private.ledger import ledger_folder, open_ledger
     from dpd_train.rasters import require_rasterio
@@ -169,7 +169,7 @@ def distil_privately(asked: PrivateRequest, stage: Callable[[str], Update], tell
         DataError: an image cannot be used, or is both private and public.
         InputError: the base's decoder is too large for a CPU, or another session works in the folder.
     """
-    from dpd_runtime.file_lock import KEEPS_APART, FileLock
+    from dpd_runtime.files import KEEPS_APART, FileLock
 
     if not KEEPS_APART:
         raise InputError("--dp needs file locks, which this system lacks: two sessions could release the images twice")
@@ -185,7 +185,7 @@ def distil_privately(asked: PrivateRequest, stage: Callable[[str], Update], tell
 def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -> dict[str, Any]:
     import torch
 
-    from dpd_runtime.machine.cores import idle_cores
+    from dpd_runtime.machine import idle_cores
     from dpd_train.compute import use_device
     from dpd_train.private.apart import check_images_apart
     from dpd_train.private.codes import PrivateInputs, private_codes
@@ -365,7 +365,7 @@ def _save_classifier(
 
 def _claim(release: "Release", asked: PrivateRequest) -> "PrivacyClaim":
     """What the manifest says: ε by an independent accountant, from the noise in the stored release."""
-    from dpd_runtime.bundle.privacy import ONE_IMAGE, PrivacyClaim
+    from dpd_runtime.manifest import ONE_IMAGE, PrivacyClaim
     from dpd_train.private.budget import spent
 
     epsilon = spent(release.sensitivity, release.noise, asked.dp_delta)

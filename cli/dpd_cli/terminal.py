@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dpd_export.engines import BuildProgress, BuiltEngine
-    from dpd_runtime.bundle.bundle import Bundle
-    from dpd_runtime.sampling.sampler import Sampler
+    from dpd_runtime.bundle import Bundle
+    from dpd_runtime.sampler import Sampler
 
 
 # -- What commands print: one JSON object, tables, lines about a bundle and its engines.
@@ -80,8 +80,7 @@ def signature_facts(bundle: "Bundle") -> dict[str, Any]:
 
 def freshness_lines(bundle: "Bundle") -> list[str]:
     """Say which serial and expiry a signed bundle has; nothing for one that no trusted key signed."""
-    from dpd_runtime.bundle.freshness import day_of, is_of_future, newest_serial, today
-    from dpd_runtime.bundle.trusted import place_of_trust
+    from dpd_runtime.trust import day_of, is_of_future, newest_serial, place_of_trust, today
 
     manifest = bundle.manifest
     if not bundle.signature.trusted:
@@ -103,7 +102,7 @@ def freshness_lines(bundle: "Bundle") -> list[str]:
 
 def prototype_ranges(sampler: "Sampler") -> list[str]:
     """Say which images of a class are decoded and which are re-noised; nothing if all are sampled."""
-    from dpd_runtime.sampling.sampler import BLOCK
+    from dpd_runtime.sampler import BLOCK
 
     guidance = sampler.guidance
     if not guidance[0].decodes:
@@ -121,7 +120,7 @@ def prototype_ranges(sampler: "Sampler") -> list[str]:
 
 def print_engines(result: dict[str, Any]) -> None:
     """Say what was built and how well it is tested."""
-    from dpd_runtime.engines.record import LABELS
+    from dpd_runtime.engine_files import LABELS
 
     made = f"{len(result['engines'])} by {result['flavour']} {result['builder_version']}"
     print(f"engines     {made}: {LABELS[result['flavour']]}; {NOT_RUN}")

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from dpd_runtime.bundle.classes import check_class_name
-from dpd_runtime.command_line import listed_names, option
+from dpd_runtime.classes import check_class_name
 from dpd_runtime.errors import BundleError, DpdError, InputError
-from dpd_runtime.strict_json import parse_json
+from dpd_runtime.files import parse_json
+from dpd_runtime.text import listed_names, option
 from dpd_train.config import TrainConfig
 
 Role = Literal["server", "client"]

@@ -10,7 +10,7 @@ import torch
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import MissingExtraError
-from dpd_runtime.machine.versions import package_versions
+from dpd_runtime.versions import package_versions
 from dpd_train.bases import Base, load_base
 from dpd_train.captions import aggregate_prompts
 from dpd_train.compute import hardware

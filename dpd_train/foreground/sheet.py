@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dpd_runtime.annotations import Images, Int64, Pixels
-from dpd_runtime.dataset.sheet import contact_sheet
+from dpd_runtime.dataset import contact_sheet
 from dpd_train.foreground.foreground import Decisions
 
 SHOWN = 6  # images of a class

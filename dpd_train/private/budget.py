@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dpd_runtime.bundle.privacy import MOST_EPSILON
 from dpd_runtime.errors import DataError, InputError
+from dpd_runtime.manifest import MOST_EPSILON
 from dpd_runtime.text import counted
 from dpd_train.prototypes import DELTA, HALVINGS, delta_of
 

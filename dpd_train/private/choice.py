@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dpd_runtime.annotations import Images, Progress
-from dpd_runtime.sampling.sample import to_uint8
+from dpd_runtime.sampling import to_uint8
 from dpd_train.compute import step_generator, to_device
 from dpd_train.matching import Statistics, seeing
 from dpd_train.networks import Classifier

@@ -15,8 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dpd_runtime.errors import DiskError, InputError
-from dpd_runtime.file_lock import FileLock
-from dpd_runtime.files import read_object, user_folder, write_atomically
+from dpd_runtime.files import FileLock, read_object, user_folder, write_atomically
 from dpd_train.private.budget import spent
 
 DIGITS = 16  # hexadecimal, of an image's hash

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dpd_runtime.sampling.schedule import Schedule, add_noise, schedule_from_config
+from dpd_runtime.solvers import Schedule, add_noise, schedule_from_config
 from dpd_train.bases import nano_scheduler
 from dpd_train.compute import to_device
 

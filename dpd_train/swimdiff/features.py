@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from dpd_runtime.annotations import Progress
-from dpd_runtime.machine.versions import package_versions
+from dpd_runtime.versions import package_versions
 from dpd_train.compute import Deadline, TimeUp, hardware
 from dpd_train.encoder import save_encoder
 from dpd_train.networks import count_parameters

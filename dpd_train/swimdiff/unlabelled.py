@@ -12,8 +12,7 @@ import numpy as np
 
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.errors import DataError, InputError
-from dpd_runtime.images.pictures import SUFFIXES
-from dpd_runtime.images.pixels import alike, pillow_rgb, read_square, size_in_header
+from dpd_runtime.images import SUFFIXES, alike, pillow_rgb, read_square, size_in_header
 from dpd_runtime.text import printable
 from dpd_train.pool import Sources, check_sources, read_pool
 from dpd_train.scene_set import SceneSet, equal_shares, fingerprint, multi_scale

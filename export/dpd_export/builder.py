@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from dpd_export.peak_memory import peak_bytes, reset_peak
-from dpd_runtime.bundle.profiles import INPUTS, Profile
-from dpd_runtime.bundle.verified import weights_of
-from dpd_runtime.engines.record import EngineInput, EngineOutput
+from dpd_runtime.bundle import weights_of
+from dpd_runtime.engine_files import EngineInput, EngineOutput
 from dpd_runtime.errors import BundleError, CheckError, InputError, MissingExtraError, ProviderError
 from dpd_runtime.files import read_cached, spare_cache, write_atomically
-from dpd_runtime.machine.driver import working_driver
+from dpd_runtime.machine import working_driver
+from dpd_runtime.tensorrt import INPUTS, Profile
 
 # -- The two TensorRT packages, and the GPUs that each can build for on this machine.
 

@@ -37,14 +37,12 @@ from dpd_export.reference import (
     teacher_labels,
 )
 from dpd_runtime.annotations import Float32, Progress
-from dpd_runtime.bundle.bundle import Bundle, load_bundle
-from dpd_runtime.bundle.manifest import BANDS_VERSION, CODES_ONLY_VERSION, PRIVACY_VERSION, Manifest
-from dpd_runtime.bundle.privacy import PrivacyClaim
-from dpd_runtime.bundle.signature import Signature
+from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.files import naming
-from dpd_runtime.generation.golden import GOLDEN_NAME
-from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
-from dpd_runtime.sampling.sampler import Sampler, decoding_sampler, fitted, largest_ipc, sampler_schedule
+from dpd_runtime.golden import GOLDEN_NAME
+from dpd_runtime.manifest import BANDS_VERSION, CODES_ONLY_VERSION, PRIVACY_VERSION, Manifest, PrivacyClaim
+from dpd_runtime.sampler import PRIVATE_KINDS, Sampler, decoding_sampler, fitted, largest_ipc, sampler_schedule
+from dpd_runtime.trust import Signature
 from dpd_train.base_files import SHIPPED_BASE
 from dpd_train.bases import Base
 from dpd_train.context import OpenedRun, load_run

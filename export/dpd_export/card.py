@@ -11,10 +11,10 @@ from typing import Any
 
 from dpd_export.compile import GENERATED, HALF
 from dpd_export.options import PRECISIONS
-from dpd_runtime.bundle.manifest import Manifest
-from dpd_runtime.command_line import option_words, shown
-from dpd_runtime.dataset.card import channels_of
-from dpd_runtime.sampling.sampler import BLOCK, largest_ipc
+from dpd_runtime.manifest import Manifest
+from dpd_runtime.sampler import BLOCK, largest_ipc
+from dpd_runtime.set_card import channels_of
+from dpd_runtime.text import option_words, shown
 from dpd_train.config import recorded_split, repeating_options
 from dpd_train.run import told_of_size
 

@@ -12,18 +12,18 @@ from torch.onnx import OnnxExporterError
 from dpd_export.compile import Compiled, compile_graph, probe
 from dpd_export.graphs import Graph
 from dpd_runtime.annotations import Images
-from dpd_runtime.classifier.card import classifier_card
-from dpd_runtime.classifier.model import (
+from dpd_runtime.classifier import (
     GRAPH_NAME,
     INPUT,
     OUTPUT,
     ClassifierRecord,
     check_classifier_graph,
+    classifier_card,
     write_classifier,
 )
 from dpd_runtime.errors import InputError
-from dpd_runtime.machine.versions import package_versions, versions
-from dpd_runtime.sealing.reseal import file_entry
+from dpd_runtime.sealing import file_entry
+from dpd_runtime.versions import package_versions, versions
 from dpd_train.scene_set import to_float
 
 

@@ -27,10 +27,10 @@ from dpd_export.int8 import Speed, compare_speed, quantize
 from dpd_export.options import INT8, LARGEST_FILE
 from dpd_export.peak_memory import peak_bytes, reset_peak
 from dpd_runtime.annotations import Float32
-from dpd_runtime.bundle.graph_check import WEIGHTS_NAME, check_graph
-from dpd_runtime.engines.engine import Engine, Provider
-from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from dpd_runtime.engines import Engine, Provider
 from dpd_runtime.errors import ParityError
+from dpd_runtime.graph_check import WEIGHTS_NAME, check_graph
+from dpd_runtime.sessions import OnnxRuntimeEngine
 from dpd_runtime.text import counted
 
 # -- Write an ONNX model to one file, or to a file with its weights beside it, and check it.

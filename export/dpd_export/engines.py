@@ -24,18 +24,23 @@ from dpd_export.builder import (
 )
 from dpd_export.options import INT8
 from dpd_runtime.annotations import Progress
-from dpd_runtime.bundle.bundle import Bundle, load_bundle
-from dpd_runtime.bundle.engine_fit import this_os
-from dpd_runtime.bundle.profiles import Profile, profile_of, row_shapes
-from dpd_runtime.engines.context_model import context_model
-from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.execution_providers import NAMES
-from dpd_runtime.engines.record import ENGINE_FOLDER, ENGINE_SUFFIX, RECORD_SUFFIX, EngineRecord, record_json
-from dpd_runtime.engines.site_cache import keep_model, kept_model, working_folder
+from dpd_runtime.bundle import Bundle, load_bundle
+from dpd_runtime.engine_files import (
+    ENGINE_FOLDER,
+    ENGINE_SUFFIX,
+    RECORD_SUFFIX,
+    EngineRecord,
+    keep_model,
+    kept_model,
+    record_json,
+    working_folder,
+)
+from dpd_runtime.engines import NAMES, Provider
 from dpd_runtime.errors import DpdError, InputError, MissingExtraError, ProviderError
 from dpd_runtime.files import size_of
-from dpd_runtime.machine.driver import nvidia_driver
-from dpd_runtime.sealing.reseal import check_target, write_changed
+from dpd_runtime.machine import nvidia_driver
+from dpd_runtime.sealing import check_target, write_changed
+from dpd_runtime.tensorrt import Profile, context_model, profile_of, row_shapes, this_os
 
 TURING, FIRST_OF_PLUGIN = 75, 80
 """Turing has no float32 matrix products in TensorRT for RTX, and the plugin that loads engines begins above it."""
@@ -302,7 +307,7 @@ def _record(
 def build_for_this_machine(bundle: Bundle, provider: Provider, progress: Progress) -> None:
     """Build the engines of all graphs that every `dpd generate` calls, unless the cache has them.
 
-    They are in this process's working folder then; `dpd_runtime.generation.gate.compile_here` tries and keeps them.
+    They are in this process's working folder then; `dpd_runtime.golden.compile_here` tries and keeps them.
 
     Raises:
         InputError: another GPU than the first, or a graph that the builder refuses.

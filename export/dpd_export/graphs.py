@@ -421,7 +421,7 @@ def _leave_sizes_to_reshape(model: ir.Model) -> None:
     """Let Reshape find the one size of a tensor that the graph computes by a division of sizes.
 
     Around attention the exporter divides by the number of rows. Sites refuse a division of whole numbers by what is
-    computed, because a zero there stops the process (`dpd_runtime.bundle.graph_check`).
+    computed, because a zero there stops the process (`dpd_runtime.graph_check`).
     """
     divisions = [node for node in model.graph if node.op_type == "Div" and node.outputs[0].dtype == ir.DataType.INT64]
     divisions = [node for node in divisions if node.inputs[1] is not None and node.inputs[1].const_value is None]

@@ -21,10 +21,10 @@ from onnxscript import ir
 
 from dpd_export.graphs import Tensors, remove_metadata
 from dpd_runtime.annotations import Array
-from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from dpd_runtime.engines import Provider
 from dpd_runtime.errors import InputError
-from dpd_runtime.machine.cores import usable_cores
+from dpd_runtime.machine import usable_cores
+from dpd_runtime.sessions import OnnxRuntimeEngine
 from dpd_runtime.telemetry import import_onnxruntime
 
 PART = "unet"

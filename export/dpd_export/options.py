@@ -5,13 +5,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from dpd_runtime.bundle.manifest import parse_sampler
 from dpd_runtime.errors import BundleError, InputError
 from dpd_runtime.files import check_writable
-from dpd_runtime.sampling.prototype_kinds import PRIVATE_KINDS
-from dpd_runtime.sampling.sampler import BlockGuidance, Sampler, decoding_sampler, suited_sampler
-from dpd_runtime.sampling.solvers import SOLVERS
-from dpd_runtime.sealing.reseal import check_target
+from dpd_runtime.manifest import parse_sampler
+from dpd_runtime.sampler import PRIVATE_KINDS, BlockGuidance, Sampler, decoding_sampler, suited_sampler
+from dpd_runtime.sealing import check_target
+from dpd_runtime.solvers import SOLVERS
 from dpd_runtime.text import LONGEST_NAME, LONGEST_TEXT, is_readable
 from dpd_train.run import FinishedRun, read_run
 

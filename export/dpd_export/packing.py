@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-from dpd_runtime.bundle.archive import write_zip
-from dpd_runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
-from dpd_runtime.sealing.reseal import check_target, file_entry
+from dpd_runtime.archive import write_zip
+from dpd_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest
+from dpd_runtime.sealing import check_target, file_entry
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:

@@ -12,17 +12,23 @@ from safetensors.numpy import save
 
 from dpd_export.graphs import Calibration, Tensors
 from dpd_runtime.annotations import Float32, Images, Int64
-from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.engines.engine import Provider
+from dpd_runtime.bundle import Bundle
+from dpd_runtime.engines import Provider
 from dpd_runtime.errors import ParityError
-from dpd_runtime.generation.cases import Case, bundle_decoder, bundle_networks, sample_case
-from dpd_runtime.generation.golden import Golden, GoldenCodes, middle
-from dpd_runtime.generation.replay import psnr, psnr_limit
-from dpd_runtime.sampling.noise import image_noise
-from dpd_runtime.sampling.sample import Denoise, noise_draws
-from dpd_runtime.sampling.sampler import BLOCK, Sampler, sampler_schedule
-from dpd_runtime.sampling.schedule import Schedule
-from dpd_runtime.sampling.solvers import SOLVERS
+from dpd_runtime.golden import (
+    Case,
+    Golden,
+    GoldenCodes,
+    bundle_decoder,
+    bundle_networks,
+    middle,
+    psnr,
+    psnr_limit,
+    sample_case,
+)
+from dpd_runtime.sampler import BLOCK, Sampler, sampler_schedule
+from dpd_runtime.sampling import Denoise, image_noise, noise_draws
+from dpd_runtime.solvers import SOLVERS, Schedule
 from dpd_train.base_files import TOKENIZER_FILES
 from dpd_train.bases import Base, decode_images, torch_denoise
 from dpd_train.captions import tokenize

@@ -23,8 +23,7 @@ from PIL import Image
 
 from dpd_runtime.annotations import Images
 from dpd_runtime.errors import DataError, DpdError, InputError
-from dpd_runtime.images.pictures import is_image, open_image
-from dpd_runtime.images.pixels import middle, pillow_rgb
+from dpd_runtime.images import is_image, middle, open_image, pillow_rgb
 from dpd_runtime.text import counted
 
 Masks = npt.NDArray[np.uint8]

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from dpd_eval.extractors import Extractor, short_hash
 from dpd_runtime.annotations import Float32, Images, Progress
-from dpd_runtime.sampling.schedule import add_noise
+from dpd_runtime.solvers import add_noise
 from dpd_train.base_files import SHIPPED_BASE
 from dpd_train.bases import Base, encode, load_base
 from dpd_train.captions import embed

@@ -33,7 +33,7 @@ from scene_lists import read_parts
 from torch.nn import functional as F
 
 from dpd_eval.selection import random_subset
-from dpd_runtime.bundle.bundle import load_bundle
+from dpd_runtime.bundle import load_bundle
 from dpd_train import matching as statistics_module
 from dpd_train.bases import frozen_decoder, load_base
 from dpd_train.classifiers import labelled

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 
 from dpd_eval.backbones import HubBody, open_backbone
 from dpd_eval.selection import random_subset
-from dpd_runtime.bundle.bundle import load_bundle
+from dpd_runtime.bundle import load_bundle
 from dpd_train.bases import decode_in_parts, encode, load_base
 from dpd_train.compute import hardware
 from dpd_train.scene_set import SceneSet, to_float

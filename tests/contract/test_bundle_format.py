@@ -14,13 +14,14 @@ import numpy.typing as npt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from dpd_runtime.bundle import archive, encryption, signature
-from dpd_runtime.bundle.encryption import HEADER_BYTES, Header, encrypt, parse_header
-from dpd_runtime.bundle.manifest import Manifest
-from dpd_runtime.bundle.signature import PublicKey, check_signature, parse_signature, signature_json
-from dpd_runtime.dataset.digest import set_hash
-from dpd_runtime.sampling.noise import NoiseStream, noise_key
-from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
+from dpd_runtime import archive, trust
+from dpd_runtime import archive as encryption
+from dpd_runtime.archive import HEADER_BYTES, Header, encrypt, parse_header
+from dpd_runtime.dataset import set_hash
+from dpd_runtime.manifest import Manifest
+from dpd_runtime.sampler import BlockGuidance, Sampler
+from dpd_runtime.sampling import NoiseStream, noise_key
+from dpd_runtime.trust import PublicKey, check_signature, parse_signature, signature_json
 from tests.unit.runtime.bundle.test_encryption import independent
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "bundle-format.md"
@@ -128,5 +129,5 @@ def test_the_limits_on_the_page() -> None:
     for number in (low, f"{high:,}", f"{encryption.DEFAULT_CHUNK:,}", f"{archive.MAX_ENTRIES:,}"):
         assert f"{number}" in TEXT
     assert f"log2 N: {encryption.COSTS[0]} … {encryption.COSTS[1]}" in TEXT
-    assert f"At most {signature.MAX_SIGNATURE_BYTES} bytes" in TEXT
+    assert f"At most {trust.MAX_SIGNATURE_BYTES} bytes" in TEXT
     assert encryption.HEADER_BYTES == 80

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from dpd_runtime import embedded_bundle, generate, load_bundle
-from dpd_runtime.bundle.keys import read_public_key
-from dpd_runtime.engines.engine import Provider
-from dpd_runtime.generation.replay import replay
+from dpd_runtime.engines import Provider
+from dpd_runtime.golden import replay
+from dpd_runtime.trust import read_public_key
 
 FROZEN = Path(__file__).parents[1] / "frozen"
 HASHES = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dpd_runtime.machine.versions import __version__
+from dpd_runtime.versions import __version__
 
 pytest.importorskip("importlinter")
 ROOT = Path(__file__).parents[2]
@@ -59,14 +59,14 @@ def spoil(path: Path, module: str) -> None:
     ("contract", "place", "module"),
     [
         ("rooms", "dpd_train/compute.py", "dpd_eval.statistics"),
-        ("light", "dpd_runtime/sampling/noise.py", "torch"),
-        ("runtime", "dpd_runtime/engines/engine.py", "dpd_runtime.bundle.bundle"),
+        ("light", "dpd_runtime/sampling.py", "torch"),
+        ("runtime", "dpd_runtime/engines.py", "dpd_runtime.bundle"),
         ("train", "dpd_train/vae.py", "dpd_train.denoiser"),
         ("eval", "dpd_eval/statistics.py", "dpd_eval.recipe"),
         ("export", "export/dpd_export/packing.py", "dpd_export.compile"),
         ("cli", "cli/dpd_cli/terminal.py", "dpd_cli.main"),
         ("rooms", "dpd_eval/statistics.py", "dpd_neighbours.students"),
-        ("acyclic", "dpd_runtime/sampling/schedule.py", "dpd_runtime.sampling.guidance"),
+        ("acyclic", "dpd_runtime/solvers.py", "dpd_runtime.sampling"),
     ],
 )
 def test_a_planted_import_breaks_its_contract(copy: Path, contract: str, place: str, module: str) -> None:

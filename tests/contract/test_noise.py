@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpd_runtime.sampling.noise import NoiseStream, image_element, noise_key, widen_mean
+from dpd_runtime.sampling import NoiseStream, image_element, noise_key, widen_mean
 
 VECTORS = {
     (0, "Forest", 0, 0): (-1.92227820, -1.75911472, 0.28805984, -1.71760947),

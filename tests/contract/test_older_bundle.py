@@ -9,14 +9,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dpd_eval.artefacts import check_layout
 from dpd_export.engines import build_engines
-from dpd_runtime.bundle.bundle import Bundle, load_bundle
-from dpd_runtime.bundle.signature import PublicKey
-from dpd_runtime.engines.engine import Provider
+from dpd_runtime.bundle import Bundle, load_bundle
+from dpd_runtime.engines import Provider
 from dpd_runtime.errors import BundleHashError
-from dpd_runtime.generation.replay import replay
-from dpd_runtime.sealing.encrypt import decrypt_bundle, encrypt_bundle
-from dpd_runtime.sealing.reseal import write_audited, write_changed
-from dpd_runtime.sealing.sign import sign_bundle
+from dpd_runtime.golden import replay
+from dpd_runtime.sealing import decrypt_bundle, encrypt_bundle, sign_bundle, write_audited, write_changed
+from dpd_runtime.trust import PublicKey
 
 STEP = "step/model.onnx"
 KEY = bytes(range(32))

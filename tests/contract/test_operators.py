@@ -30,7 +30,7 @@ from dpd_eval.pretrained import NAMES
 from dpd_eval.students import at_inference, build_student
 from dpd_export.graphs import Graph, HalfPrecision, export_graph, graphs_of, halve, store_weights_as_half
 from dpd_export.int8 import quantize
-from dpd_runtime.bundle.graph_check import OPERATORS, OPERATORS_OF, check_graph
+from dpd_runtime.graph_check import OPERATORS, OPERATORS_OF, check_graph
 from dpd_train.bases import Base, load_base, nano_unet
 from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.private.budget import Budget

@@ -16,11 +16,11 @@ import onnx
 from onnx import TensorProto, helper, shape_inference
 
 from dpd_runtime import load_bundle
-from dpd_runtime.bundle.graph_check import WEIGHTS_NAME
-from dpd_runtime.bundle.verified import weights_of
-from dpd_runtime.engines.execution_providers import NAMES
-from dpd_runtime.engines.onnxruntime import check_placement
+from dpd_runtime.bundle import weights_of
+from dpd_runtime.engines import NAMES
 from dpd_runtime.errors import ProviderError
+from dpd_runtime.graph_check import WEIGHTS_NAME
+from dpd_runtime.sessions import check_placement
 
 onnxruntime = pytest.importorskip("onnxruntime")
 CUDA, CPU = NAMES["cuda"], NAMES["cpu"]

@@ -11,10 +11,17 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from dpd_runtime.sampling.sample import noise_draws, sample
-from dpd_runtime.sampling.sampler import BlockGuidance
-from dpd_runtime.sampling.schedule import PREDICTION_TYPES, TIMESTEP_SPACINGS, Schedule, schedule_from_config
-from dpd_runtime.sampling.solvers import GAMMA, SOLVERS, tcd_steps
+from dpd_runtime.sampler import BlockGuidance
+from dpd_runtime.sampling import noise_draws, sample
+from dpd_runtime.solvers import (
+    GAMMA,
+    PREDICTION_TYPES,
+    SOLVERS,
+    TIMESTEP_SPACINGS,
+    Schedule,
+    schedule_from_config,
+    tcd_steps,
+)
 
 diffusers, torch = pytest.importorskip("diffusers"), pytest.importorskip("torch")
 

@@ -25,12 +25,12 @@ with pathlib.Path(__file__).with_name("told").open("a") as file:
     print(*[(getenv(name) or b"-").decode() for name in names], file=file)
 raise ImportError("the stand-in ends here")
 """
-LOAD = "from dpd_runtime.engines.engine import Provider; dpd_runtime.load_bundle().engine('unet/model.onnx', Provider"
+LOAD = "from dpd_runtime.engines import Provider; dpd_runtime.load_bundle().engine('unet/model.onnx', Provider"
 ENTRIES = {
     "command line": "import sys; sys.argv = ['dpd', 'generate', '--out', 'set']; from dpd_cli.main import main; main()",
     "doctor": "import sys; sys.argv = ['dpd', 'doctor']; from dpd_cli.main import main; main()",
     "runtime": f"import dpd_runtime; {LOAD}('cpu', ''))",
-    "worker": "from dpd_runtime.engines.worker import main, HERE; HERE.available_providers()",
+    "worker": "import dpd_runtime.untrusted_worker as worker; worker.HERE.available_providers()",
     "loader": f"import dpd_runtime.torch; {LOAD}('cpu', ''))",
     "training": "import dpd_train.scenes, onnxruntime",
     "judges": "import dpd_eval, onnxruntime",

@@ -33,8 +33,8 @@ from typing import Any
 import pytest
 
 from dpd_runtime import Bundle, Generation, Output, embedded_bundle, load_bundle, write_set
-from dpd_runtime.generation.generate import resolve_sampler
-from dpd_runtime.machine.versions import cpu_flags
+from dpd_runtime.generation import resolve_sampler
+from dpd_runtime.versions import cpu_flags
 
 RECORDED = Path(__file__).with_name("unchanged.json")
 SET_PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "pyarrow")

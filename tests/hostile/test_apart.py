@@ -20,19 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from dpd_runtime import generate, load_bundle
-from dpd_runtime.bundle.bundle import EMBEDDED_HASH
-from dpd_runtime.bundle.keys import read_signing_key, write_signing_pair
-from dpd_runtime.bundle.signature import Signature
-from dpd_runtime.engines import apart
-from dpd_runtime.engines.apart import EngineProcess
-from dpd_runtime.engines.engine import Engine, Provider
-from dpd_runtime.engines.execution_providers import Compilation
-from dpd_runtime.engines.host import HERE, Host
-from dpd_runtime.engines.messages import DTYPES, TooLargeError, receive, send
-from dpd_runtime.engines.worker import Server
+from dpd_runtime import generate, load_bundle, untrusted
+from dpd_runtime.bundle import EMBEDDED_HASH
+from dpd_runtime.engines import Compilation, Engine, Provider
 from dpd_runtime.errors import BundleError, DiskError, MemoryShortError, MissingExtraError, ProviderError
-from dpd_runtime.sealing.sign import sign_bundle
+from dpd_runtime.sealing import sign_bundle
+from dpd_runtime.sessions import HERE, Host
+from dpd_runtime.trust import Signature, read_signing_key, write_signing_pair
+from dpd_runtime.untrusted import DTYPES, EngineProcess, TooLargeError, receive, send
+from dpd_runtime.untrusted_worker import Server
 from tests.commands import dpd
 from tests.drawn import codes_only, opened, quick_bundle
 
@@ -154,7 +150,7 @@ def test_what_is_computed_while_a_graph_is_loaded_counts_too() -> None:
 
 
 def test_a_call_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "CALL_SECONDS", 2.0)
+    monkeypatch.setattr(untrusted, "CALL_SECONDS", 2.0)
     nodes = [("Expand", ["m", "s"], ["0"]), *(("MatMul", [str(i), str(i)], [str(i + 1)]) for i in range(2_000))]
     nodes = [("ReduceMean", ["x"], ["m"]), *nodes, ("ReduceMean", ["2000"], ["y"])]
     engine = loaded(EngineProcess(), graph(nodes, {"s": np.array([1024, 1024])}))
@@ -210,7 +206,7 @@ def test_it_starts_whatever_the_paths_of_python_are(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, process_environment: dict[str, str]
 ) -> None:
     """Its working folder is deleted, so a relative path of PYTHONPATH leads nowhere there."""
-    code = "from dpd_runtime.engines.apart import EngineProcess; print(EngineProcess().available_providers())"
+    code = "from dpd_runtime.untrusted import EngineProcess; print(EngineProcess().available_providers())"
     relative = os.pathsep.join(os.path.relpath(place, tmp_path) for place in sys.path if place)
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -242,7 +238,7 @@ def test_without_a_temporary_folder_the_way_out_is_said(monkeypatch: pytest.Monk
 )
 def test_answers_that_are_none_end_it(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be in an attacker's hands."""
-    monkeypatch.setattr(apart, "START", code.replace("{", "{{").replace("}", "}}"))
+    monkeypatch.setattr(untrusted, "START", code.replace("{", "{{").replace("}", "}}"))
     begun = time.monotonic()
     with pytest.raises(BundleError, match=r"^x\.onnx: the process that computed it (was ended by|ended with code 7)"):
         loaded(EngineProcess(), b"graph")
@@ -266,7 +262,7 @@ def test_a_fork_has_its_own_process(tmp_path: Path) -> None:
 @linux
 def test_it_ends_with_the_process_that_started_it(process_environment: dict[str, str], tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys, time; from dpd_runtime.engines.apart import EngineProcess\n"
+        "import os, signal, sys, time; from dpd_runtime.untrusted import EngineProcess\n"
         "made = EngineProcess(); made.available_providers(); print(made._process.pid, flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env=process_environment, stdout=subprocess.PIPE, text=True)
@@ -301,7 +297,7 @@ def test_a_graph_that_is_no_longer_used_is_dropped() -> None:
 
 
 def test_without_onnxruntime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "find_spec", lambda name: None)
+    monkeypatch.setattr(untrusted, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r'onnxruntime is not installed: pip install .*\[cpu\]"'):
         EngineProcess()
 
@@ -435,7 +431,7 @@ def test_an_output_of_another_size_is_not_read(nodes: list[Any], constants: dict
 FLOOD = """
 import sys
 sys.path[:] = {path!r}
-from dpd_runtime.engines.messages import receive, send
+from dpd_runtime.untrusted import receive, send
 import numpy as np
 answers = sys.stdout.buffer
 while True:
@@ -448,7 +444,7 @@ while True:
 
 def test_a_second_answer_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be in an attacker's hands, and answer again and again."""
-    monkeypatch.setattr(apart, "START", FLOOD)
+    monkeypatch.setattr(untrusted, "START", FLOOD)
     process = EngineProcess()
     engine = process.load(b"graph", CPU, 1, None, "x.onnx", Compilation(), row=(2**16,))
     assert engine.run(x=np.ones((1, 2), np.float32)).shape == (1, 2**16)

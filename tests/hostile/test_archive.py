@@ -11,9 +11,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dpd_runtime.bundle import archive
-from dpd_runtime.bundle.archive import FolderFiles, ZipFiles, open_files, write_zip
-from dpd_runtime.bundle.zip_layout import MAX_DIRECTORY, check_entry_name
+from dpd_runtime import archive
+from dpd_runtime.archive import MAX_DIRECTORY, FolderFiles, ZipFiles, check_entry_name, open_files, write_zip
 from dpd_runtime.errors import BundleError
 from tests.unit.runtime.bundle.test_bundle import as_folder, bundle_files
 

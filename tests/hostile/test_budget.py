@@ -12,16 +12,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from dpd_runtime import load_bundle
-from dpd_runtime.bundle import budget
-from dpd_runtime.bundle.budget import SHARE, check_budget, held_bytes
-from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.bundle.tensors import MAX_HEADER_BYTES, read_tensors
+from dpd_runtime import budget, load_bundle
+from dpd_runtime.budget import SHARE, check_budget, held_bytes
+from dpd_runtime.bundle import Bundle
+from dpd_runtime.classes import MAX_HEADER_BYTES, read_tensors
 from dpd_runtime.errors import BundleError
-from dpd_runtime.generation.golden import GOLDEN_NAME
-from dpd_runtime.generation.networks import DECODER
-from dpd_runtime.generation.teacher import TEACHER
-from dpd_runtime.sampling.sampler import Sampler
+from dpd_runtime.golden import GOLDEN_NAME
+from dpd_runtime.networks import DECODER, TEACHER
+from dpd_runtime.sampler import Sampler
 from tests.drawn import opened
 from tests.hostile.fuzz.material import Material, as_folder, as_zip, read_material
 

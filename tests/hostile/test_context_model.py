@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from dpd_runtime.engines.context_model import context_model
-from dpd_runtime.engines.record import EngineInput, EngineOutput
+from dpd_runtime.engine_files import EngineInput, EngineOutput
 from dpd_runtime.errors import ProviderError
+from dpd_runtime.tensorrt import context_model
 from tests.unit.runtime.engines.test_engine_record import unet
 
 onnx = pytest.importorskip("onnx")

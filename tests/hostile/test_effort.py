@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpd_runtime.images.effort import MOST_SCANNED, MOST_SCANS, excess
-from dpd_runtime.images.pictures import open_image, read_pixels
-from dpd_runtime.images.pixels import pillow_rgb, read_square
+from dpd_runtime.images import MOST_SCANNED, MOST_SCANS, excess, open_image, pillow_rgb, read_pixels, read_square
 
 FORMS = [
     ("JPEG", {"progressive": True}),

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpd_runtime.bundle import graph_check
-from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
-from dpd_runtime.bundle.graph_check import OPERATORS, check_graph
-from dpd_runtime.engines.engine import Provider, run_to
-from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from dpd_runtime import graph_check
+from dpd_runtime.bundle import embedded_bundle, load_bundle
+from dpd_runtime.engines import Provider, run_to
 from dpd_runtime.errors import BundleError, MemoryShortError, ProviderError
+from dpd_runtime.graph_check import OPERATORS, check_graph
+from dpd_runtime.sessions import OnnxRuntimeEngine
 from tests.hostile.fuzz.wire import PLACES, WIDE, appended, field, varint
 
 onnx = pytest.importorskip("onnx")

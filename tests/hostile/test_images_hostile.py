@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from dpd_runtime.errors import DataError, MissingExtraError
-from dpd_runtime.images.pixels import pillow_rgb
+from dpd_runtime.images import pillow_rgb
 from dpd_train.reading import Reading
 from dpd_train.scenes import natural_side, read_scenes, split_folders
 from tests.painted import greys, paint, reasons, tiff, tree

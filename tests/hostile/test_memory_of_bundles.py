@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpd_runtime.bundle import archive, verified
-from dpd_runtime.bundle.bundle import load_bundle
-from dpd_runtime.bundle.encryption import encrypt, is_encrypted
-from dpd_runtime.bundle.manifest import FileEntry
+from dpd_runtime import archive, bundle
+from dpd_runtime.archive import encrypt, is_encrypted
+from dpd_runtime.bundle import load_bundle
 from dpd_runtime.errors import BundleError, DecryptionError
+from dpd_runtime.manifest import FileEntry
 from tests.unit.runtime.bundle.test_bundle import Store, as_folder, as_zip, bundle_files, parts
 
 GIGABYTE = 10**9
 LIMITED = """
 import resource, sys
-import dpd_cli.main, dpd_runtime.bundle.bundle, cryptography.hazmat.primitives.ciphers.aead
+import dpd_cli.main, dpd_runtime.bundle, cryptography.hazmat.primitives.ciphers.aead
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 limit = 1024 * int(status["VmSize"].split()[0]) + int(sys.argv.pop(1))
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -88,9 +88,9 @@ def test_tensors_count_four_times_and_graphs_twice(tmp_path: Path, monkeypatch: 
     files = parts(prototypes={"class.0": np.zeros((2, 4, 2, 3), np.float16)})
     needed = sum(len(raw) * (4 if name.endswith(".safetensors") else 2) for name, raw in files.items())
     path = as_zip(tmp_path, bundle_files(files))
-    monkeypatch.setattr(verified, "usable_memory", lambda: needed)
+    monkeypatch.setattr(bundle, "usable_memory", lambda: needed)
     load_bundle(path)
-    monkeypatch.setattr(verified, "usable_memory", lambda: needed - 1)
+    monkeypatch.setattr(bundle, "usable_memory", lambda: needed - 1)
     with pytest.raises(BundleError, match=r"tiny\.dpd: the bundle needs .* GB of memory, this process may use"):
         load_bundle(path)
 

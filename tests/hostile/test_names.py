@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dpd_runtime.bundle.bundle import load_bundle
-from dpd_runtime.bundle.classes import check_class_name
+from dpd_runtime.bundle import load_bundle
+from dpd_runtime.classes import check_class_name
 from dpd_runtime.errors import BundleError
 from dpd_runtime.files import equal_names
 from tests.unit.runtime.bundle.test_bundle import CLASSES, as_folder, as_zip, bundle_files, parts

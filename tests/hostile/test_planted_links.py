@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 
 from dpd_runtime import Output, write_set
-from dpd_runtime.dataset.folder import check_output_folder, finished_set, remove_set
-from dpd_runtime.dataset.shards import Shard
-from dpd_runtime.dataset.state import State
+from dpd_runtime.dataset import check_output_folder, finished_set, remove_set
 from dpd_runtime.errors import OutputFolderError, OutputLinkError
-from dpd_runtime.file_lock import FileLock
-from dpd_runtime.files import final_name, open_atomically, open_regular, write_atomically
+from dpd_runtime.files import FileLock, final_name, open_atomically, open_regular, write_atomically
+from dpd_runtime.set_state import Shard, State
 from tests.commands import dpd
 from tests.drawn import drawn, files, write
 from tests.unit.runtime.dataset.test_dataset import HEADER

@@ -11,14 +11,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dpd_runtime import Bundle, load_bundle
-from dpd_runtime.bundle import manifest as manifests
-from dpd_runtime.bundle.archive import write_zip
-from dpd_runtime.bundle.privacy import ONE_IMAGE
-from dpd_runtime.bundle.signature import Signature
+from dpd_runtime import manifest as manifests
+from dpd_runtime.archive import write_zip
 from dpd_runtime.errors import BundleError, BundleVersionError, InputError, RequirementError
-from dpd_runtime.sealing.require import parse_privacy, require_audit, require_privacy
-from dpd_runtime.sealing.reseal import write_audited
-from dpd_runtime.sealing.sign import sign_bundle
+from dpd_runtime.manifest import ONE_IMAGE
+from dpd_runtime.sealing import parse_privacy, require_audit, require_privacy, sign_bundle, write_audited
+from dpd_runtime.trust import Signature
 from tests.drawn import codes_only, codes_only_parts, opened
 
 CLAIM: dict[str, Any] = {

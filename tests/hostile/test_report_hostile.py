@@ -24,10 +24,9 @@ from dpd_eval.artefacts import check_layout, check_table, find_pictures
 from dpd_eval.report import write_report
 from dpd_eval.report_records import hide_paths
 from dpd_export.peak_memory import peak_bytes, reset_peak
-from dpd_runtime.dataset.folder import packed_format
+from dpd_runtime.dataset import packed_format
 from dpd_runtime.errors import BundleError, DataError, InputError
-from dpd_runtime.images.pictures import DECODERS, MOST_PIXELS, read_pixels
-from dpd_runtime.images.pixels import pillow_rgb, read_square
+from dpd_runtime.images import DECODERS, MOST_PIXELS, pillow_rgb, read_pixels, read_square
 from dpd_train.scenes import read_scenes
 from tests.drawn_results import write_set
 from tests.painted import reasons, tree
@@ -105,7 +104,7 @@ def test_a_bomb_of_palette_colours_takes_no_memory(tmp_path: Path) -> None:
     assert (tmp_path / "bomb.png").stat().st_size < 40_000
     code = (
         "import pathlib\n"
-        "from dpd_runtime.images.pictures import read_pixels\n"
+        "from dpd_runtime.images import read_pixels\n"
         f"assert read_pixels(pathlib.Path({str(tmp_path / 'bomb.png')!r})) is None\n"
         # not ru_maxrss, which a child begins with its parent's peak
         "print(next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')))\n"

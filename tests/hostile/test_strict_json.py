@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpd_runtime.errors import BundleError
-from dpd_runtime.strict_json import MAX_DEPTH, MAX_JSON_BYTES, MAX_KEYS, parse_json
+from dpd_runtime.files import MAX_DEPTH, MAX_JSON_BYTES, MAX_KEYS, parse_json
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.text(max_size=5),

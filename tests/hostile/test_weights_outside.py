@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpd_runtime.bundle.archive import open_files, write_zip
-from dpd_runtime.bundle.bundle import Bundle, load_bundle
-from dpd_runtime.bundle.graph_check import WEIGHTS_NAME, check_graph
-from dpd_runtime.engines.apart import EngineProcess
-from dpd_runtime.engines.engine import Engine, Provider
-from dpd_runtime.engines.execution_providers import Compilation
-from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from dpd_runtime.archive import open_files, write_zip
+from dpd_runtime.bundle import Bundle, load_bundle
+from dpd_runtime.engines import Compilation, Engine, Provider
 from dpd_runtime.errors import BundleError
+from dpd_runtime.graph_check import WEIGHTS_NAME, check_graph
+from dpd_runtime.sessions import OnnxRuntimeEngine
+from dpd_runtime.untrusted import EngineProcess
 from tests.hostile.fuzz.wire import appended, changed, field, varint
 from tests.unit.runtime.bundle.test_bundle import as_zip, bundle_files, parts
 

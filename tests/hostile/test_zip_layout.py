@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dpd_runtime.bundle.archive import open_files, write_zip
+from dpd_runtime.archive import open_files, write_zip
 from dpd_runtime.errors import BundleError
 from tests.hostile.fuzz.archive_mutations import inserted
 

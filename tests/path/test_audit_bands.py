@@ -20,8 +20,8 @@ from dpd_eval.audit import audit
 from dpd_eval.nearness import AuditedImages, near_copies, structure_space, write_worst_pairs
 from dpd_eval.subject import AuditData, open_subject, reading_of
 from dpd_runtime.annotations import Images, Int64
+from dpd_runtime.bands import Band
 from dpd_runtime.errors import InputError
-from dpd_runtime.images.bands import Band
 from dpd_train.reading import PLAIN, HeldOut, parse_reading
 from dpd_train.scene_set import SceneSet
 from tests.banded import COUNTS, bands_of, scenes, write_distilled, write_real

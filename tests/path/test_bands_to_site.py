@@ -14,10 +14,10 @@ from dpd_eval.report import write_report
 from dpd_export import ExportOptions, export_run
 from dpd_export.options import check_export
 from dpd_runtime import Output, generate, load_bundle, write_set
-from dpd_runtime.engines.engine import Provider
+from dpd_runtime.bands import physical
+from dpd_runtime.engines import Provider
 from dpd_runtime.errors import DataError, InputError
-from dpd_runtime.generation.replay import replay
-from dpd_runtime.images.bands import physical
+from dpd_runtime.golden import replay
 from dpd_train.bases import load_base, reconstruct
 from dpd_train.compute import one_thread
 from dpd_train.reading import parse_reading

@@ -15,9 +15,9 @@ from dpd_export.builder import check_parts
 from dpd_export.options import check_export
 from dpd_export.reference import Extent, compare_codes, decode_codes
 from dpd_runtime import generate, load_bundle, write_set
-from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines import Provider
 from dpd_runtime.errors import InputError, ParityError
-from dpd_runtime.generation.replay import replay
+from dpd_runtime.golden import replay
 from dpd_train.bases import decode_images, load_base
 from dpd_train.reading import HeldOut
 from tests.tiny import CODES

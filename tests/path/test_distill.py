@@ -12,7 +12,7 @@ from PIL import Image
 
 pytest.importorskip("diffusers")
 from dpd_runtime import load_bundle
-from dpd_runtime.file_lock import worked_in
+from dpd_runtime.files import worked_in
 from dpd_train.base_files import model_hash
 from dpd_train.drawn_scenes import write_scenes
 from dpd_train.plan import DistillPlan

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from dpd_runtime import Output
-from dpd_runtime.bundle.keys import read_signing_key, write_signing_pair
-from dpd_runtime.sealing.sign import sign_bundle
+from dpd_runtime.sealing import sign_bundle
+from dpd_runtime.trust import read_signing_key, write_signing_pair
 from tests.drawn import files, quick_bundle, write
 
 pytest.importorskip("onnxruntime")

@@ -25,10 +25,10 @@ from dpd_export.compile import GENERATED, HALF, check, compile_graph, probe
 from dpd_export.graphs import Graph, graphs_of
 from dpd_export.options import INT8
 from dpd_runtime import generate, load_bundle, write_set
-from dpd_runtime.dataset.digest import set_hash
+from dpd_runtime.dataset import set_hash
 from dpd_runtime.errors import InputError, ParityError
-from dpd_runtime.generation.generate import resolve_sampler
-from dpd_runtime.generation.replay import psnr
+from dpd_runtime.generation import resolve_sampler
+from dpd_runtime.golden import psnr
 from dpd_train.bases import load_base
 from dpd_train.networks import load_classifier
 from tests.tiny import SIDE

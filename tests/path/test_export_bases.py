@@ -11,8 +11,8 @@ pytest.importorskip("torch")
 from dpd_export import ExportOptions, export_run
 from dpd_export.reference import extent_of
 from dpd_runtime import generate, load_bundle
-from dpd_runtime.generation.generate import resolve_sampler
-from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER, fitted
+from dpd_runtime.generation import resolve_sampler
+from dpd_runtime.sampler import DEFAULT_SAMPLER, fitted
 from dpd_train.bases import load_base
 from dpd_train.networks import ResNet, latent_classifier_shape, save_classifier, teacher_shape
 from tests.sd_like import sd_like

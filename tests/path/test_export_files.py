@@ -12,11 +12,10 @@ from onnxruntime import InferenceSession
 
 from dpd_export.graphs import Unet, VaeDecoder, VaeEncoder
 from dpd_runtime import load_bundle
-from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.bundle.graph_check import WEIGHTS_NAME
-from dpd_runtime.engines.engine import Provider
-from dpd_runtime.generation.golden import GOLDEN_NAME
-from dpd_runtime.generation.replay import replay
+from dpd_runtime.bundle import Bundle
+from dpd_runtime.engines import Provider
+from dpd_runtime.golden import GOLDEN_NAME, replay
+from dpd_runtime.graph_check import WEIGHTS_NAME
 from dpd_train.bases import load_base
 
 CPU = Provider("cpu", "")

@@ -14,10 +14,10 @@ from dpd_export import ExportOptions, export_run
 from dpd_export.options import check_export
 from dpd_runtime import generate, load_bundle
 from dpd_runtime.annotations import Array
-from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.engines.engine import Engine
+from dpd_runtime.bundle import Bundle
+from dpd_runtime.engines import Engine
 from dpd_runtime.errors import InputError
-from dpd_runtime.generation.generate import resolve_sampler
+from dpd_runtime.generation import resolve_sampler
 from dpd_train.train import train
 from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base
 

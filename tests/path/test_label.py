@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dpd_runtime import classifier as label
 from dpd_runtime.annotations import Array
-from dpd_runtime.classifier import label
-from dpd_runtime.classifier.label import images_below, label_folder, load_engine
-from dpd_runtime.classifier.model import open_classifier
+from dpd_runtime.classifier import images_below, label_folder, load_engine, open_classifier
 from dpd_runtime.errors import DataError
 from tests.commands import dpd
 from tests.teacher import write_teacher

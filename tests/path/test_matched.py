@@ -18,8 +18,8 @@ from dpd_eval.inputs import suits_backbones
 from dpd_export import ExportOptions, export_run
 from dpd_runtime import generate, load_bundle, write_set
 from dpd_runtime.errors import DataError, InputError
-from dpd_runtime.sampling.noise import image_element
-from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER, suited_sampler
+from dpd_runtime.sampler import DEFAULT_SAMPLER, suited_sampler
+from dpd_runtime.sampling import image_element
 from dpd_train.bases import decode_images, load_base
 from dpd_train.config import TrainConfig
 from dpd_train.run import matched_count

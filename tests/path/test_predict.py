@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("onnxruntime")
-from dpd_runtime.classifier.label import images_below
-from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from dpd_runtime.classifier import images_below
+from dpd_runtime.engines import Provider
 from dpd_runtime.errors import DataError
+from dpd_runtime.sessions import OnnxRuntimeEngine
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
 from tests.hostile.test_weights_outside import SECRET, spelled, spelling_graph

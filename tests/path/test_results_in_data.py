@@ -12,10 +12,10 @@ import pytest
 pytest.importorskip("diffusers")
 from dpd_cli.distillation import STORED_PRIVATE, Asked, Distillation, PrivateRequest
 from dpd_eval.selection import write_folder
-from dpd_runtime.classifier.label import images_below
-from dpd_runtime.dataset.state import State
+from dpd_runtime.classifier import images_below
 from dpd_runtime.errors import DataError
-from dpd_runtime.images.folders import made_by_dpd
+from dpd_runtime.image_folders import made_by_dpd
+from dpd_runtime.set_state import State
 from dpd_train.config import TrainConfig
 from dpd_train.encoder import save_encoder
 from dpd_train.networks import ResNet, ResNetConfig

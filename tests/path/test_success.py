@@ -14,7 +14,7 @@ from safetensors.numpy import load
 from dpd_cli.commands.bundles import _repeats
 from dpd_cli.main import app
 from dpd_runtime import embedded_bundle, load_bundle
-from dpd_runtime.bundle.classes import SceneClass
+from dpd_runtime.classes import SceneClass
 
 pytest.importorskip("onnxruntime")
 

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import avg_pool2d
 
 from dpd_runtime.errors import DataError, InputError
-from dpd_runtime.file_lock import worked_in
+from dpd_runtime.files import worked_in
 from dpd_train.bases import encode, encode_cached, load_base
 from dpd_train.captions import aggregate_prompts
 from dpd_train.config import TrainConfig

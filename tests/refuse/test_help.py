@@ -103,10 +103,9 @@ def accepted() -> Iterable[tuple[str, str, Iterable[str]]]:
     from dpd_export.builder import FLAVOURS, PARTS
     from dpd_export.options import PRECISIONS
     from dpd_neighbours.students import BACKBONES
-    from dpd_runtime.dataset.formats.encoding import ENCODINGS
-    from dpd_runtime.dataset.formats.output import FORMATS
-    from dpd_runtime.generation.providers import PROVIDERS
-    from dpd_runtime.sampling.solvers import SOLVERS
+    from dpd_runtime.formats import ENCODINGS, FORMATS
+    from dpd_runtime.networks import PROVIDERS
+    from dpd_runtime.solvers import SOLVERS
     from dpd_train.config import DEVICES, STAGES
     from dpd_train.encoder import METHOD
     from dpd_train.federated.settings import Role

@@ -1,7 +1,7 @@
 """What `dpd info` and `dpd generate` say of how images are made."""
 
 from dpd_cli.terminal import prototype_ranges
-from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER, BlockGuidance, Sampler, suited_sampler
+from dpd_runtime.sampler import DEFAULT_SAMPLER, BlockGuidance, Sampler, suited_sampler
 
 DECODED = BlockGuidance(prototype_scale=1.0, prototype_until=1.0)
 

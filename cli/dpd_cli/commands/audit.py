@@ -71,7 +71,7 @@ def audit_command(
         dpd audit run --train scenes/ --val-per-class 100
         dpd audit set/ --train scenes/ --holdout heldout/ --private pairs/
     """
-    from dpd_runtime.images.folders import check_apart
+    from dpd_runtime.image_folders import check_apart
 
     check_device(device)
     check_out(subject, out, overwrite)
@@ -117,8 +117,8 @@ def check_out(subject: Path, out: Path | None, overwrite: bool) -> None:
     Raises:
         InputError: `subject` is not a bundle or may have no verdict, or what is at `out` may not be replaced.
     """
-    from dpd_runtime.bundle.bundle import load_bundle
-    from dpd_runtime.sealing.reseal import check_auditable, check_target
+    from dpd_runtime.bundle import load_bundle
+    from dpd_runtime.sealing import check_auditable, check_target
 
     if out is None:
         return

@@ -28,14 +28,13 @@ from dpd_cli.options import (
     under,
 )
 from dpd_cli.terminal import freshness_lines, print_json, prototype_ranges, signature_facts
-from dpd_runtime.command_line import option_words, shown
 from dpd_runtime.errors import InputError
-from dpd_runtime.text import counted
+from dpd_runtime.text import counted, option_words, shown
 
 if TYPE_CHECKING:
-    from dpd_runtime.bundle.bundle import Bundle
-    from dpd_runtime.bundle.manifest import Manifest
-    from dpd_runtime.generation.replay import Replay
+    from dpd_runtime.bundle import Bundle
+    from dpd_runtime.golden import Replay
+    from dpd_runtime.manifest import Manifest
 
 
 # -- `dpd sign`: the last step before a bundle leaves, or the last before dpd encrypt.
@@ -75,8 +74,8 @@ def sign_command(
         dpd sign site.dpd --key lab.key --expires 2027-12-31
         dpd sign site.dpd --key lab.key --passphrase-file secret.txt
     """
-    from dpd_runtime.bundle.keys import is_locked, read_passphrase, read_signing_key
-    from dpd_runtime.sealing.sign import sign_bundle
+    from dpd_runtime.sealing import sign_bundle
+    from dpd_runtime.trust import is_locked, read_passphrase, read_signing_key
 
     passphrase = read_passphrase(passphrase_file) if passphrase_file else None
     if passphrase is None and is_locked(key):
@@ -122,8 +121,13 @@ def keygen_command(
         dpd keygen lab --passphrase-file secret.txt
         dpd keygen --encryption site
     """
-    from dpd_runtime.bundle.keys import PUBLIC_SUFFIX, read_passphrase, write_encryption_key, write_signing_pair
-    from dpd_runtime.bundle.trusted import place_of_trust
+    from dpd_runtime.trust import (
+        PUBLIC_SUFFIX,
+        place_of_trust,
+        read_passphrase,
+        write_encryption_key,
+        write_signing_pair,
+    )
 
     if encryption:
         if passphrase_file:
@@ -169,7 +173,7 @@ def encrypt_command(
         dpd encrypt site.dpd --out site.dpde --key-file site.key
         dpd encrypt site.dpd --out site.dpde --passphrase-file secret.txt
     """
-    from dpd_runtime.sealing.encrypt import encrypt_bundle
+    from dpd_runtime.sealing import encrypt_bundle
 
     opened = encrypt_bundle(bundle, out, given_key(key_file, passphrase_file), overwrite=overwrite)
     size = out.stat().st_size
@@ -201,7 +205,7 @@ def decrypt_command(
     Examples:
         dpd decrypt site.dpde --out site.dpd --key-file site.key
     """
-    from dpd_runtime.sealing.encrypt import decrypt_bundle
+    from dpd_runtime.sealing import decrypt_bundle
 
     decrypt_bundle(bundle, out, given_key(key_file, passphrase_file), overwrite=overwrite)
     size = out.stat().st_size
@@ -246,7 +250,7 @@ def info_command(
 
 
 def _print_json(opened: "Bundle") -> None:
-    from dpd_runtime.engines.record import LABELS, engine_records
+    from dpd_runtime.engine_files import LABELS, engine_records
 
     engines = engine_records(opened.files, opened.manifest.files)
     classes = [
@@ -259,7 +263,7 @@ def _print_json(opened: "Bundle") -> None:
 
 def _print_bundle(opened: "Bundle") -> None:
     """Who signed it, what it makes and how."""
-    from dpd_runtime.dataset.card import channels_of
+    from dpd_runtime.set_card import channels_of
     from dpd_train.remarks import bundle_remarks
 
     manifest = opened.manifest
@@ -316,8 +320,8 @@ def _sampler_line(opened: "Bundle") -> str:
 
 def _print_content(opened: "Bundle") -> None:
     """Its classes, engines and licences."""
-    from dpd_runtime.bundle.engine_fit import what_loads
-    from dpd_runtime.engines.record import LABELS, engine_records
+    from dpd_runtime.engine_files import LABELS, engine_records
+    from dpd_runtime.tensorrt import what_loads
 
     for scene in opened.classes:
         noun = "codes" if scene.prototype_kind == "matched" else "prototypes"
@@ -335,7 +339,7 @@ def _print_content(opened: "Bundle") -> None:
 
 def _repeats(opened: "Bundle") -> list[str]:
     """Say of which classes fewer prototypes than decoded images are different. Image i shows prototype i mod K."""
-    from dpd_runtime.sampling.sampler import BLOCK
+    from dpd_runtime.sampler import BLOCK
 
     guidance = opened.manifest.sampler.guidance
     if not guidance[0].decodes:
@@ -377,9 +381,8 @@ def verify_command(
         dpd verify site.dpd
         dpd verify site.dpd --trusted-key lab.pub --require-signature
     """
-    from dpd_runtime.generation.networks import smallest_graph
-    from dpd_runtime.generation.providers import choose_provider
-    from dpd_runtime.generation.replay import check_replay, replay
+    from dpd_runtime.golden import check_replay, replay
+    from dpd_runtime.networks import choose_provider, smallest_graph
 
     opened = open_bundle(
         bundle,

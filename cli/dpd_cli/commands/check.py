@@ -11,8 +11,7 @@ import typer
 
 from dpd_cli.options import Json, Threads, Values, extras_of, given_values, options_of, require_torch, under
 from dpd_cli.terminal import beside_idle, duration, print_json, progress_bar
-from dpd_runtime.command_line import option_words, shown
-from dpd_runtime.text import counted
+from dpd_runtime.text import counted, option_words, shown
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def check_command(
     options = ImageOptions(**given_values(given, ImageOptions))
     require_torch("train", "eval", *extras_of(options.reading, data))
     from dpd_cli.distillation import audit_remarks, held_images, scene_remarks
-    from dpd_runtime.machine.cores import idle_cores, usable_cores
+    from dpd_runtime.machine import idle_cores, usable_cores
     from dpd_train.base_files import check_base_bands
     from dpd_train.config import TrainConfig
     from dpd_train.kept import speed_here

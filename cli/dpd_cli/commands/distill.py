@@ -10,9 +10,8 @@ from dpd_cli import terminal
 from dpd_cli.distillation import Asked, PrivateRequest, folder_of, request_of
 from dpd_cli.options import Json, Scenes, Values, extras_of, given_values, options_of, require_torch, under
 from dpd_cli.terminal import Interrupted, beside_idle, duration, log_to_console, print_json, stage_progress
-from dpd_runtime.command_line import Option, option_words, shown
 from dpd_runtime.errors import InputError
-from dpd_runtime.text import counted
+from dpd_runtime.text import Option, counted, option_words, shown
 from dpd_train.reading import parse_reading  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ def doctor_command(
         dpd doctor
         dpd doctor site.dpd --json
     """
-    from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
-    from dpd_runtime.checks.doctor import examine_providers, nvidia_driver, this_machine
+    from dpd_runtime.bundle import embedded_bundle, load_bundle
+    from dpd_runtime.doctor import examine_providers, this_machine
     from dpd_runtime.errors import NoBundleError
-    from dpd_runtime.machine.driver import cuda_version
+    from dpd_runtime.machine import cuda_version, nvidia_driver
     from dpd_runtime.text import printable
 
     problem = None
@@ -89,8 +89,8 @@ def bench_command(
         dpd bench
         dpd bench site.dpd --blocks 10 --provider cuda --json
     """
-    from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
-    from dpd_runtime.checks.bench import bench
+    from dpd_runtime.bench import bench
+    from dpd_runtime.bundle import embedded_bundle, load_bundle
 
     opened = load_bundle(bundle or embedded_bundle())
     with progress_bar("generating") as progress:

@@ -83,13 +83,12 @@ def engines_command(
 
 
 def _build_here(bundle: Path, flavour: str, device: int | None, ignored: list[str], json_output: bool) -> None:
-    from dpd_runtime.bundle.bundle import load_bundle
-    from dpd_runtime.engines.engine import Provider
-    from dpd_runtime.engines.execution_providers import FLAVOURS
-    from dpd_runtime.engines.site_cache import kept_models, working_folder
+    from dpd_runtime.bundle import load_bundle
+    from dpd_runtime.engine_files import kept_models, working_folder
+    from dpd_runtime.engines import FLAVOURS, Provider
     from dpd_runtime.files import cache_folder, check_cache
-    from dpd_runtime.generation.gate import compile_here
-    from dpd_runtime.machine.cores import usable_cores
+    from dpd_runtime.golden import compile_here
+    from dpd_runtime.machine import usable_cores
 
     if ignored:
         raise InputError(f"{' and '.join(ignored)} without --out: the engines are for this machine; add --out")

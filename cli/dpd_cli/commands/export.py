@@ -9,9 +9,8 @@ import typer
 
 from dpd_cli.options import Json, Overwrite, named_after, require_torch, under
 from dpd_cli.terminal import engine_lines, print_engines, print_json, progress_bar
-from dpd_runtime.command_line import option_words, shown
 from dpd_runtime.errors import DpdError, EnginesError, InputError
-from dpd_runtime.text import counted
+from dpd_runtime.text import counted, option_words, shown
 
 if TYPE_CHECKING:
     from dpd_export.engines import WantedEngines

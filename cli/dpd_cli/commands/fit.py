@@ -11,12 +11,11 @@ import typer
 from dpd_cli.options import Device, Json, Threads, Values, extras_of, given_values, options_of, require_torch, under
 from dpd_cli.terminal import print_json, progress_bar
 from dpd_eval.options import FitConfig  # noqa: TID253 -- loads no PyTorch
-from dpd_runtime.command_line import shown
-from dpd_runtime.text import counted
+from dpd_runtime.text import counted, shown
 from dpd_train.config import check_device  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
-    from dpd_runtime.classifier.model import ClassifierRecord
+    from dpd_runtime.classifier import ClassifierRecord
 
 Set = Annotated[Path, typer.Argument(metavar="SET", help="Folder of a distilled set, or of any labelled images.")]
 Out = Annotated[Path, under("Output", "Folder of the classifier.")]
@@ -49,7 +48,7 @@ def fit_command(
         dpd fit distilled/ --own site/ --out model
         dpd fit distilled/ --own site/ --backbone vit/ --steps 200 --out model
     """
-    from dpd_runtime.classifier.model import check_place
+    from dpd_runtime.classifier import check_place
 
     config = FitConfig(**given_values(given, FitConfig))
     check_device(device)

@@ -25,17 +25,16 @@ from dpd_cli.options import (
     under,
 )
 from dpd_cli.terminal import freshness_lines, print_json, progress_bar, signature_facts
-from dpd_runtime.command_line import listed_names, shown
 from dpd_runtime.errors import InputError, SetHashError
-from dpd_runtime.text import counted
+from dpd_runtime.text import counted, listed_names, shown
 
 if TYPE_CHECKING:
-    from dpd_runtime.bundle.bundle import Bundle
-    from dpd_runtime.dataset.formats import Output
-    from dpd_runtime.dataset.shards import Shard as Part
-    from dpd_runtime.dataset.write import DistilledSet
-    from dpd_runtime.generation.generate import Generation
-    from dpd_runtime.sampling.sampler import Sampler
+    from dpd_runtime.bundle import Bundle
+    from dpd_runtime.dataset import DistilledSet
+    from dpd_runtime.formats import Output
+    from dpd_runtime.generation import Generation
+    from dpd_runtime.sampler import Sampler
+    from dpd_runtime.set_state import Shard as Part
 
 NEXT = {
     "imagefolder": "dpd fit {out} --out model, or compare: dpd evaluate {out} --train DATA --test DATA",
@@ -148,7 +147,7 @@ def generate_command(
         dpd generate site.dpd --ipc 500 --shard 3/16 --out /shared/set
         dpd generate site.dpde --passphrase-file secret.txt --require-signature
     """
-    from dpd_runtime.dataset.formats import Output
+    from dpd_runtime.formats import Output
 
     part, output = _part(shard, overwrite), Output(format_name, image_format, soft_labels)
     output.check()
@@ -181,8 +180,8 @@ def _write(
     json_output: bool,
 ) -> None:
     """Write the set, compare its hash, which a shard does not have, and say what was written."""
-    from dpd_runtime.dataset.write import write_set
-    from dpd_runtime.generation.teacher import SOFT_LABELS_NAME, check_teacher
+    from dpd_runtime.dataset import write_set
+    from dpd_runtime.networks import SOFT_LABELS_NAME, check_teacher
 
     if output.soft_labels:
         check_teacher(generation.bundle)
@@ -205,7 +204,7 @@ def _set_hash(expect: str) -> str:
 
 
 def _part(shard: str | None, overwrite: bool) -> "Part":
-    from dpd_runtime.dataset.shards import WHOLE, parse_shard
+    from dpd_runtime.set_state import WHOLE, parse_shard
 
     part = WHOLE if shard is None else parse_shard(shard)
     if overwrite and part != WHOLE:
@@ -216,7 +215,7 @@ def _part(shard: str | None, overwrite: bool) -> "Part":
 def _generation(
     opened: "Bundle", ray: str | None, sampling: dict[str, Any], classes: str | None, **options: Any
 ) -> "Generation":
-    from dpd_runtime.generation.generate import generate, resolve_sampler
+    from dpd_runtime.generation import generate, resolve_sampler
 
     options["sampler"] = resolve_sampler(opened.manifest.sampler, **sampling)
     options["classes"] = None if classes is None else listed_names(classes, [one.name for one in opened.classes])
@@ -224,7 +223,7 @@ def _generation(
         return generate(opened, **options)
     if options["device"] is not None:
         raise InputError("--device has no effect with --ray, which gives each worker a GPU")
-    from dpd_runtime.generation.ray import RayGeneration
+    from dpd_runtime.ray import RayGeneration
 
     generation = RayGeneration(opened, **options)
     generation.connect(ray)
@@ -295,7 +294,7 @@ def _way(generation: "Generation", output: "Output", out: Path) -> str:
 
 def _kinds(sampler: "Sampler", ipc: int) -> str:
     """Say which of a class's images are decoded, which re-noised and which sampled."""
-    from dpd_runtime.sampling.sampler import BLOCK
+    from dpd_runtime.sampler import BLOCK
 
     starts: dict[str, int] = {}
     for guidance in sampler.guidance:

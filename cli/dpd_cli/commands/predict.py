@@ -13,8 +13,8 @@ from dpd_runtime.files import check_file_place
 from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
-    from dpd_runtime.classifier.label import Labelled
-    from dpd_runtime.engines.engine import Provider as Chosen
+    from dpd_runtime.classifier import Labelled
+    from dpd_runtime.engines import Provider as Chosen
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a classifier that dpd fit wrote.")]
 Pictures = Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images, also in folders, or one image.")]
@@ -50,11 +50,10 @@ def predict_command(
         dpd predict model/ images/ --out labels.csv
         dpd predict model/ images/ --out labels.csv --sheet labels.png
     """
-    from dpd_runtime.classifier.label import OFFERED, images_below, label_folder, load_engine
-    from dpd_runtime.classifier.model import open_classifier
-    from dpd_runtime.dataset.formats import PNG
+    from dpd_runtime.classifier import OFFERED, images_below, label_folder, load_engine, open_classifier
     from dpd_runtime.files import write_atomically
-    from dpd_runtime.images.folders import check_apart
+    from dpd_runtime.formats import PNG
+    from dpd_runtime.image_folders import check_apart
 
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise InputError(f"--sheet {sheet}: the sheet is a PNG; give a name that ends in .png")
@@ -82,7 +81,7 @@ def predict_command(
 def _print(
     labelled: "Labelled", out: Path, sheet: Path | None, provider: "Chosen", seconds: float, json_output: bool
 ) -> None:
-    from dpd_runtime.classifier.label import UNSURE
+    from dpd_runtime.classifier import UNSURE
 
     named, agreed, unsure = len(labelled.labels) - len(labelled.unread), labelled.agreement(), labelled.unsure()
     folders = labelled.agreement_of_folders()

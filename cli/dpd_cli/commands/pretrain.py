@@ -11,10 +11,9 @@ import typer
 
 from dpd_cli.options import Device, Json, MaxMinutes, Threads, Values, options_of, require_torch, under
 from dpd_cli.terminal import log_to_console, print_json, stage_progress
-from dpd_runtime.command_line import option
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder, check_cache, check_writable
-from dpd_runtime.text import counted
+from dpd_runtime.text import counted, option
 from dpd_train.config import STAGES, TRAININGS, check_device  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import By, choices, parse_reading, setting  # noqa: TID253 -- loads no PyTorch
 

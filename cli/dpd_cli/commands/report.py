@@ -35,7 +35,7 @@ def report_command(
     require_torch("eval")
     from dpd_cli.finished_distillation import finished_of, is_distillation
     from dpd_eval.report import write_report
-    from dpd_runtime.bundle.keys import read_public_key
+    from dpd_runtime.trust import read_public_key
 
     trusted = tuple(read_public_key(file) for file in trusted_key) if trusted_key else None
     given = {path.resolve() for path in paths if not is_distillation(path)}

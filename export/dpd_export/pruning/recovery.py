@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dpd_export.reference import RunCases, spread
-from dpd_runtime.generation.cases import sample_case
+from dpd_runtime.golden import sample_case
 from dpd_train.bases import Base, torch_denoise
 
 IMAGES = 400  # generated over all classes

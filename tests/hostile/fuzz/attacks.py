@@ -28,7 +28,7 @@ import onnx
 from onnx import helper, numpy_helper
 from safetensors.numpy import load, save
 
-from dpd_runtime.machine.versions import versions
+from dpd_runtime.versions import versions
 from tests.hostile.fuzz.archive_mutations import inserted
 from tests.hostile.fuzz.graph_mutations import POLYGLOTS, before_the_output
 from tests.hostile.fuzz.material import Material, as_folder, as_zip, read_material

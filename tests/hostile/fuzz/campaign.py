@@ -114,8 +114,8 @@ OFFERED = """
 import sys
 import numpy as np
 from pathlib import Path
-from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.openvino import OpenVinoEngine
+from dpd_runtime.engines import Provider
+from dpd_runtime.sessions import OpenVinoEngine
 engine = OpenVinoEngine(Path(sys.argv[1]).read_bytes(), Provider("openvino", ""), 1)
 shape = tuple(map(int, sys.argv[2].split(",")))
 inputs = {"sample": np.ones(shape, np.float32), "timestep": np.array(500), "latent_sample": np.ones(shape, np.float32)}
@@ -172,7 +172,7 @@ def offered_to_openvino(bundle: Path, count: int, seed: int, **changed: Any) -> 
 
 
 def summary(results: list[dict[str, Any]], deaths: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
-    from dpd_runtime.machine.versions import versions
+    from dpd_runtime.versions import versions
 
     by_kind: dict[str, dict[str, int]] = collections.defaultdict(lambda: collections.defaultdict(int))
     for found in results:

@@ -8,11 +8,11 @@ from typing import Any
 
 from PIL import Image
 
-from dpd_runtime.bundle.archive import write_zip
-from dpd_runtime.bundle.bundle import load_bundle
-from dpd_runtime.bundle.manifest import FileEntry
-from dpd_runtime.classifier.model import ClassifierRecord, write_classifier
-from dpd_runtime.strict_json import parse_json
+from dpd_runtime.archive import write_zip
+from dpd_runtime.bundle import load_bundle
+from dpd_runtime.classifier import ClassifierRecord, write_classifier
+from dpd_runtime.files import parse_json
+from dpd_runtime.manifest import FileEntry
 
 Files = dict[str, bytes]
 LEFT_OUT = ("classifier/", "text_encoder/", "tokenizer/", "MODEL_CARD.md")  # nothing of them is parsed at a site

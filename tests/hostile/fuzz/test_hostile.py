@@ -15,9 +15,9 @@ from hypothesis import given, settings
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from dpd_runtime.bundle import classes as class_table
-from dpd_runtime.bundle.graph_check import check_graph
+from dpd_runtime import classes as class_table
 from dpd_runtime.errors import BundleError
+from dpd_runtime.graph_check import check_graph
 from tests.hostile.fuzz.campaign import offered_to_openvino, run, summary
 from tests.hostile.fuzz.graph_mutations import GRAPHS, add_wild_indices, graph_wire
 from tests.hostile.fuzz.material import Material, as_folder, as_zip, read_material

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpd_export.peak_memory import peak_bytes, reset_peak
-from dpd_runtime.bundle.bundle import load_bundle
-from dpd_runtime.classifier.label import images_below, label_folder, load_engine
-from dpd_runtime.classifier.model import RECORD_NAME, open_classifier
-from dpd_runtime.dataset.write import write_set
-from dpd_runtime.engines import apart
-from dpd_runtime.engines.record import engine_records
+from dpd_runtime import untrusted
+from dpd_runtime.bundle import load_bundle
+from dpd_runtime.classifier import RECORD_NAME, images_below, label_folder, load_engine, open_classifier
+from dpd_runtime.dataset import write_set
+from dpd_runtime.engine_files import engine_records
 from dpd_runtime.errors import CheckError, DegenerateImageError, DpdError, ProviderError
-from dpd_runtime.generation.generate import generate, resolve_sampler
-from dpd_runtime.generation.golden import golden_case, golden_of
+from dpd_runtime.generation import generate, resolve_sampler
+from dpd_runtime.golden import golden_case, golden_of
 
 CPU_SECONDS = 20.0
 MEMORY_MB = 2_200
@@ -94,7 +93,7 @@ def judged(path: Path, folder: Path, untouched: str) -> Verdict:
             outcome = f"exit {error.exit_code}"
     except Exception as error:
         outcome, said = f"internal error {type(error).__name__}", str(error)
-    apart._process.cache_clear()  # the process of this bundle's graphs ends, and counts
+    untrusted._process.cache_clear()  # the process of this bundle's graphs ends, and counts
     seconds, peak, held = time.process_time() - started, (peak_bytes() - base) / 2**20, _children_mb()
     if held > children:  # otherwise the most is that of an earlier process, which in pytest is any test's
         peak = max(peak, held)

@@ -4,7 +4,7 @@ import pytest
 
 from dpd_export.options import ExportOptions, changed_sampler
 from dpd_runtime.errors import InputError
-from dpd_runtime.sampling.sampler import DEFAULT_SAMPLER
+from dpd_runtime.sampler import DEFAULT_SAMPLER
 
 
 def test_named_settings_change_and_no_others() -> None:

@@ -14,7 +14,7 @@ from dpd_eval.options import EvaluateConfig
 from dpd_eval.recipe import Recipe
 from dpd_eval.selection import select_set
 from dpd_runtime.errors import InputError
-from dpd_runtime.images.folders import DECISIONS_NAME
+from dpd_runtime.image_folders import DECISIONS_NAME
 from dpd_train.scenes import read_scenes
 from tests.squares import write_squares
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpd_runtime.command_line import joined, listed_names, option_words
 from dpd_runtime.errors import InputError
+from dpd_runtime.text import joined, listed_names, option_words
 
 NAMES = st.lists(st.text("ab, é'", min_size=1).map(str.strip).filter(bool), min_size=1, unique=True)
 

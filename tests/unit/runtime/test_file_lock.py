@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dpd_runtime.errors import InputError
-from dpd_runtime.file_lock import worked_in
+from dpd_runtime.files import worked_in
 
 
 def test_another_is_kept_out_until_the_work_ends(tmp_path: Path) -> None:

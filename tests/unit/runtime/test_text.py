@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpd_runtime.classifier.label import Label, Labelled
+from dpd_runtime.classifier import Label, Labelled
 from dpd_runtime.text import counted, csv_line, differing
 
 FORMULAS = ["=1+1", "+1", "-1.png", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "'=1", '="a"', '=HYPERLINK("x",1)']

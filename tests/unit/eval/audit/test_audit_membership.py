@@ -30,7 +30,7 @@ from dpd_eval.attacks import (
 )
 from dpd_eval.nearness import MARGIN
 from dpd_eval.verdict import FEWEST_IMAGES
-from dpd_runtime.sampling.schedule import Schedule, schedule_from_config
+from dpd_runtime.solvers import Schedule, schedule_from_config
 from dpd_train.symmetry import NEAR
 
 COSINE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}

@@ -1,7 +1,7 @@
 """Which images of a bundle an audit generates and tests."""
 
 from dpd_eval.audited_model import blocks_of_each_way
-from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
+from dpd_runtime.sampler import BlockGuidance, Sampler
 
 
 def test_images_are_judged_of_each_way_that_the_sampler_has() -> None:

@@ -24,12 +24,12 @@ from dpd_eval.report_records import hide_paths, read_audit, read_evaluation, sho
 from dpd_eval.report_tables import headline, outcome, verdict
 from dpd_eval.results import Evaluation, Repeats
 from dpd_eval.statistics import Interval
-from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
-from dpd_runtime.checks.bench import bench
+from dpd_runtime.bench import bench
+from dpd_runtime.bundle import embedded_bundle, load_bundle
 from dpd_runtime.errors import BundleError, InputError
-from dpd_runtime.generation.generate import resolve_sampler
-from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
-from dpd_runtime.sealing.reseal import write_audited
+from dpd_runtime.generation import resolve_sampler
+from dpd_runtime.sampler import BlockGuidance, Sampler
+from dpd_runtime.sealing import write_audited
 from tests.commands import dpd
 from tests.drawn import quick_bundle
 from tests.drawn_results import PAIRS, audit, evaluation, soft, write_json, write_set
@@ -620,7 +620,7 @@ def test_the_embedded_bundle_is_described_and_needs_no_name(tmp_path: Path) -> N
     bundle = embedded_bundle()
     if not bundle.is_file():
         pytest.skip("the package holds no embedded bundle")
-    from dpd_runtime.bundle.bundle import load_bundle
+    from dpd_runtime.bundle import load_bundle
 
     folder = write_set(tmp_path / "set0", bundle_hash=load_bundle(bundle).hash)
     page, _ = made(tmp_path, bundle, folder)

@@ -14,8 +14,8 @@ from dpd_eval.records import described, shown
 from dpd_eval.report import write_report
 from dpd_eval.report_inputs import read_set
 from dpd_eval.report_provenance import generate_command
+from dpd_runtime.bands import SENTINEL2, Band
 from dpd_runtime.errors import DataError
-from dpd_runtime.images.bands import SENTINEL2, Band
 from tests.banded import CLASSES, bands_of, scenes, write_distilled
 
 BANDS = tuple(Band(name, 0.0, 4000.0) for name in SENTINEL2)

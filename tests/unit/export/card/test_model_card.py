@@ -16,8 +16,8 @@ from dpd_cli.main import app
 from dpd_export.card import CARD_NAME, CardContent, model_card
 from dpd_export.compile import GENERATED
 from dpd_runtime import load_bundle
-from dpd_runtime.bundle.manifest import FileEntry, Manifest
-from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
+from dpd_runtime.manifest import FileEntry, Manifest
+from dpd_runtime.sampler import BlockGuidance, Sampler
 from dpd_train.base_files import nano_folder
 from dpd_train.bases import load_base
 

@@ -30,19 +30,18 @@ from dpd_export.builder import (
     parse_capabilities,
 )
 from dpd_export.engines import build_engines
-from dpd_runtime.bundle.archive import write_zip
-from dpd_runtime.bundle.bundle import Bundle, embedded_bundle, load_bundle
-from dpd_runtime.bundle.engine_fit import Site, choose_engine, this_os
-from dpd_runtime.bundle.manifest import FileEntry, Manifest
-from dpd_runtime.bundle.profiles import Profile, largest_batch, profile_of, row_shapes
-from dpd_runtime.bundle.signature import UNSIGNED, Signature
-from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.record import engine_records
+from dpd_runtime.archive import write_zip
+from dpd_runtime.bundle import Bundle, embedded_bundle, load_bundle
+from dpd_runtime.engine_files import engine_records
+from dpd_runtime.engines import Provider
 from dpd_runtime.errors import BundleError, BundleHashError, InputError, MissingExtraError, ProviderError
-from dpd_runtime.generation.generate import Generation
-from dpd_runtime.generation.teacher import load_teacher
-from dpd_runtime.machine.driver import working_driver
-from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
+from dpd_runtime.generation import Generation
+from dpd_runtime.machine import working_driver
+from dpd_runtime.manifest import FileEntry, Manifest
+from dpd_runtime.networks import load_teacher
+from dpd_runtime.sampler import BlockGuidance, Sampler
+from dpd_runtime.tensorrt import Profile, Site, choose_engine, largest_batch, profile_of, row_shapes, this_os
+from dpd_runtime.trust import UNSIGNED, Signature
 from dpd_train.bases import Base, load_base
 from tests.tiny import SIDE, tiny_base
 

@@ -13,10 +13,10 @@ import pytest
 import dpd_export
 from dpd_cli.main import main
 from dpd_export.engines import wanted_engines
-from dpd_runtime.bundle.bundle import load_bundle
-from dpd_runtime.engines.record import engine_records
+from dpd_runtime.bundle import load_bundle
+from dpd_runtime.engine_files import engine_records
 from dpd_runtime.errors import InputError
-from dpd_runtime.machine.driver import Driver, Gpu, nvidia_driver
+from dpd_runtime.machine import Driver, Gpu, nvidia_driver
 
 ROOT = Path(__file__).parents[4]
 needs_rtx = pytest.mark.skipif(

@@ -11,13 +11,12 @@ import pytest
 from dpd_export import engines
 from dpd_export.builder import DEFAULT_PARTS, FLAVOURS
 from dpd_export.engines import build_for_this_machine, built
-from dpd_runtime import Bundle, load_bundle
-from dpd_runtime.bundle import bundle as bundle_module
-from dpd_runtime.bundle.engine_fit import Site, this_os
-from dpd_runtime.engines import host
-from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.site_cache import kept_model, working_folder
+from dpd_runtime import Bundle, load_bundle, sessions
+from dpd_runtime import bundle as bundle_module
+from dpd_runtime.engine_files import kept_model, working_folder
+from dpd_runtime.engines import Provider
 from dpd_runtime.errors import InputError, ProviderError
+from dpd_runtime.tensorrt import Site, this_os
 
 TENSORRT = Provider("tensorrt", "a test")
 
@@ -32,7 +31,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     site = Site("tensorrt", "10.13.0.1", "A GPU", 89, this_os(), "580.95", 13000)
     monkeypatch.setattr(bundle_module, "this_site", lambda *about: site)
-    monkeypatch.setattr(host, "flavour_version", lambda flavour: site.version)
+    monkeypatch.setattr(sessions, "flavour_version", lambda flavour: site.version)
     return load_bundle()
 
 

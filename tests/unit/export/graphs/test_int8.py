@@ -12,9 +12,9 @@ from onnx.numpy_helper import to_array
 from dpd_export import ExportOptions, export_run
 from dpd_export.int8 import check_size
 from dpd_export.reference import EndToEnd, check_agreement
-from dpd_runtime.bundle.bundle import Bundle, load_bundle
+from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.errors import InputError, ParityError
-from dpd_runtime.generation.generate import Generation
+from dpd_runtime.generation import Generation
 
 UNET = "unet/model.onnx"
 SAME = EndToEnd(100, 50.0, 45.0, 0.84, 0.84, 1.0)

@@ -20,9 +20,9 @@ from dpd_export.pruning import check_size
 from dpd_export.pruning.filters import FilterBlock, keep, lowest, multiply_adds, read_blocks, residual_blocks
 from dpd_export.pruning.pic_pq import importance, learn_springs, output_error, same_share
 from dpd_export.pruning.recovery import recover
-from dpd_runtime.bundle.bundle import load_bundle
+from dpd_runtime.bundle import load_bundle
 from dpd_runtime.errors import InputError
-from dpd_runtime.generation.generate import generate
+from dpd_runtime.generation import generate
 
 WIDTH, GROUPS = 16, 4
 

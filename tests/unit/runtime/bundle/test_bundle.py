@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from dpd_runtime.bundle import archive
-from dpd_runtime.bundle.archive import write_zip
-from dpd_runtime.bundle.bundle import load_bundle
-from dpd_runtime.bundle.classes import check_class_name
-from dpd_runtime.bundle.manifest import FileEntry, Manifest
+from dpd_runtime import archive
+from dpd_runtime.archive import write_zip
+from dpd_runtime.bundle import load_bundle
+from dpd_runtime.classes import check_class_name
 from dpd_runtime.errors import BundleError, BundleHashError, BundleVersionError, InputError
-from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
+from dpd_runtime.manifest import FileEntry, Manifest
+from dpd_runtime.sampler import BlockGuidance, Sampler
 
 Files = dict[str, bytes]
 GENERATOR = np.random.default_rng(0)

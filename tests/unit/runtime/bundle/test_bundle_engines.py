@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from dpd_runtime.bundle.bundle import load_bundle
-from dpd_runtime.bundle.engine_fit import Site, this_os
-from dpd_runtime.bundle.signature import Signature
-from dpd_runtime.engines.record import EngineInput, EngineOutput, EngineRecord, record_json
+from dpd_runtime.bundle import load_bundle
+from dpd_runtime.engine_files import EngineInput, EngineOutput, EngineRecord, record_json
 from dpd_runtime.errors import BundleError, BundleHashError, MissingExtraError
-from dpd_runtime.generation.providers import choose_provider
+from dpd_runtime.networks import choose_provider
+from dpd_runtime.tensorrt import Site, this_os
+from dpd_runtime.trust import Signature
 from tests.commands import dpd
 from tests.drawn import opened
 from tests.unit.runtime.bundle.test_bundle import Store, as_folder, as_zip, both, bundle_files, parts

@@ -14,14 +14,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.numpy import load, save
 
 from dpd_runtime import load_bundle
-from dpd_runtime.bundle import manifest as manifests
-from dpd_runtime.bundle.archive import write_zip
-from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.engines.engine import Provider
+from dpd_runtime import manifest as manifests
+from dpd_runtime.archive import write_zip
+from dpd_runtime.bundle import Bundle
+from dpd_runtime.engines import Provider
 from dpd_runtime.errors import BundleError, BundleVersionError
-from dpd_runtime.sealing.encrypt import decrypt_bundle, encrypt_bundle
-from dpd_runtime.sealing.reseal import write_audited
-from dpd_runtime.sealing.sign import sign_bundle
+from dpd_runtime.sealing import decrypt_bundle, encrypt_bundle, sign_bundle, write_audited
 from tests.drawn import codes_only, codes_only_parts, opened
 
 pytest.importorskip("onnxruntime")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dpd_runtime import embedded_bundle, generate, load_bundle, write_set
-from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.generation.generate import resolve_sampler
+from dpd_runtime.bundle import Bundle
+from dpd_runtime.generation import resolve_sampler
 from tests.commands import dpd
 
 pytest.importorskip("onnxruntime")
@@ -56,7 +56,7 @@ def test_generation_uses_no_network_and_repeats_itself(
 
 def test_rows_depend_on_neither_place_nor_neighbours(bundle: Bundle) -> None:
     """ONNX Runtime does not guarantee this, so each network that ships is checked with its batch."""
-    from dpd_runtime.engines.engine import Provider
+    from dpd_runtime.engines import Provider
 
     rng = np.random.default_rng(0)
     count = 2 * bundle.manifest.sampler.compute_batch  # with guidance the UNet gets twice as many

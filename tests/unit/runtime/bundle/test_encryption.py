@@ -17,8 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dpd_runtime.bundle.bundle import load_bundle
-from dpd_runtime.bundle.encryption import (
+from dpd_runtime.archive import (
     HEADER_BYTES,
     KEY_FILE,
     PASSPHRASE,
@@ -31,11 +30,10 @@ from dpd_runtime.bundle.encryption import (
     new_header,
     parse_header,
 )
-from dpd_runtime.bundle.signature import PublicKey
+from dpd_runtime.bundle import load_bundle
 from dpd_runtime.errors import BundleError, DecryptionError, InputError
-from dpd_runtime.sealing.encrypt import decrypt_bundle, encrypt_bundle
-from dpd_runtime.sealing.reseal import write_audited
-from dpd_runtime.sealing.sign import sign_bundle
+from dpd_runtime.sealing import decrypt_bundle, encrypt_bundle, sign_bundle, write_audited
+from dpd_runtime.trust import PublicKey
 from tests.unit.runtime.bundle.test_bundle import Store, as_zip, both, bundle_files, parts
 from tests.unit.runtime.bundle.test_bundle_engines import ENGINE, PLAN, with_engine
 

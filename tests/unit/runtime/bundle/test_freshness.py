@@ -14,16 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpd_cli.terminal import freshness_lines
-from dpd_runtime.bundle import freshness
-from dpd_runtime.bundle.bundle import Bundle, load_bundle
-from dpd_runtime.bundle.manifest import MAX_SERIAL, is_day
-from dpd_runtime.bundle.signature import PublicKey
-from dpd_runtime.bundle.trusted import trusted_folder
+from dpd_runtime import trust
+from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.errors import BundleError, InputError, OldBundleError
-from dpd_runtime.file_lock import FileLock
-from dpd_runtime.machine.versions import RELEASED, __version__
-from dpd_runtime.sealing.reseal import write_changed
-from dpd_runtime.sealing.sign import sign_bundle
+from dpd_runtime.files import FileLock
+from dpd_runtime.manifest import MAX_SERIAL, is_day
+from dpd_runtime.sealing import sign_bundle, write_changed
+from dpd_runtime.trust import PublicKey, trusted_folder
+from dpd_runtime.versions import RELEASED, __version__
 from tests.unit.runtime.bundle.test_bundle import Store, as_zip, both, bundle_files
 
 LAB = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -95,7 +93,7 @@ def test_an_unsigned_bundle_can_make_nothing_old(tmp_path: Path) -> None:
 
 
 def test_a_signed_bundle_of_before_serials_is_older_than_any(tmp_path: Path) -> None:
-    from dpd_runtime.bundle.signature import signature_json
+    from dpd_runtime.trust import signature_json
 
     files = bundle_files()
     key = PublicKey("lab", LAB.public_key().public_bytes_raw())
@@ -108,16 +106,16 @@ def test_a_signed_bundle_of_before_serials_is_older_than_any(tmp_path: Path) -> 
 
 def test_by_default_a_later_signature_is_newer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = sign_bundle(as_zip(tmp_path, bundle_files()), LAB, "lab")
-    monkeypatch.setattr("dpd_runtime.sealing.sign.time.time", lambda: float(first.serial + 1))
+    monkeypatch.setattr("dpd_runtime.sealing.time.time", lambda: float(first.serial + 1))
     assert sign_bundle(as_zip(tmp_path, bundle_files()), LAB, "lab").serial == first.serial + 1
 
 
 def test_an_expired_bundle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    day = datetime.date.fromisoformat(freshness.today())
+    day = datetime.date.fromisoformat(trust.today())
     assert abs(day - datetime.datetime.now(datetime.UTC).date()) <= datetime.timedelta(1)
     path = signed(tmp_path, 1, expires=day.isoformat())
     assert opened(path).manifest.expires == day.isoformat(), "the last day counts"
-    monkeypatch.setattr(freshness, "today", lambda: (day + datetime.timedelta(1)).isoformat())
+    monkeypatch.setattr(trust, "today", lambda: (day + datetime.timedelta(1)).isoformat())
     with pytest.raises(OldBundleError, match=f"it expired on {day}, today is .* --allow-older"):
         opened(path)
     assert opened(path, allow_older=True).remembered
@@ -240,7 +238,7 @@ YEARS = 365 * 86_400
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Sets this machine's clock, and the dates of files that are signed to NOW."""
     monkeypatch.setenv("XDG_STATE_HOME", str(trusted_folder().parent / "state"))
-    monkeypatch.setattr("dpd_runtime.sealing.sign._written", lambda path: NOW)
+    monkeypatch.setattr("dpd_runtime.sealing._written", lambda path: NOW)
 
     def set_to(seconds: float) -> None:
         monkeypatch.setattr("time.time", lambda: seconds)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dpd_runtime.bundle.manifest import FileEntry, Manifest, parse_manifest, parse_sampler
+from dpd_runtime.bands import Band
 from dpd_runtime.errors import BundleError, BundleVersionError
-from dpd_runtime.images.bands import Band
-from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
+from dpd_runtime.manifest import FileEntry, Manifest, parse_manifest, parse_sampler
+from dpd_runtime.sampler import BlockGuidance, Sampler
 
 MANIFEST = Manifest(
     name="tiny",
@@ -150,7 +150,7 @@ def test_a_bundle_that_needs_a_newer_runtime_is_refused(needed: str) -> None:
 def test_a_version_before_its_release_reads_what_the_release_reads(
     version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpd_runtime.bundle.manifest.__version__", version)
+    monkeypatch.setattr("dpd_runtime.manifest.__version__", version)
     parse_manifest(changed(("minimum_runtime",), "0.2.9"))
     with pytest.raises(BundleVersionError, match=rf"needs dpd-distill 0.3.1, this is {re.escape(version)}"):
         parse_manifest(changed(("minimum_runtime",), "0.3.1"))

@@ -14,22 +14,23 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dpd_runtime.bundle.archive import write_zip
-from dpd_runtime.bundle.bundle import Bundle, load_bundle
-from dpd_runtime.bundle.keys import (
+from dpd_runtime.archive import write_zip
+from dpd_runtime.bundle import Bundle, load_bundle
+from dpd_runtime.errors import BundleError, InputError, RequirementError, SignatureError
+from dpd_runtime.sealing import require_audit, require_signature, sign_bundle, write_audited, write_changed
+from dpd_runtime.trust import (
+    PublicKey,
+    parse_signature,
     read_encryption_key,
     read_passphrase,
     read_public_key,
     read_signing_key,
+    signature_json,
+    trusted_folder,
+    trusted_keys,
     write_encryption_key,
     write_signing_pair,
 )
-from dpd_runtime.bundle.signature import PublicKey, parse_signature, signature_json
-from dpd_runtime.bundle.trusted import trusted_folder, trusted_keys
-from dpd_runtime.errors import BundleError, InputError, RequirementError, SignatureError
-from dpd_runtime.sealing.require import require_audit, require_signature
-from dpd_runtime.sealing.reseal import write_audited, write_changed
-from dpd_runtime.sealing.sign import sign_bundle
 from tests.unit.runtime.bundle.test_bundle import Store, as_folder, as_zip, both, bundle_files, parts
 from tests.unit.runtime.bundle.test_bundle_engines import ENGINE, PLAN, with_engine
 
@@ -51,7 +52,7 @@ def own_config(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 def entries(path: Path) -> dict[str, bytes]:
-    from dpd_runtime.bundle.archive import open_files
+    from dpd_runtime.archive import open_files
 
     return {name: bytes(content) for name, content in open_files(path).items()}
 

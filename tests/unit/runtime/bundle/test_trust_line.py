@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from dpd_runtime.bundle.bundle import embedded_bundle, load_bundle
-from dpd_runtime.bundle.classes import check_class_name
-from dpd_runtime.bundle.manifest import UNAUDITED, VERDICTS, parse_manifest
+from dpd_runtime.bundle import embedded_bundle, load_bundle
+from dpd_runtime.classes import check_class_name
 from dpd_runtime.errors import BundleError
-from dpd_runtime.sealing.reseal import write_audited
+from dpd_runtime.manifest import UNAUDITED, VERDICTS, parse_manifest
+from dpd_runtime.sealing import write_audited
 from dpd_runtime.text import LONGEST_NAME, LONGEST_TEXT, is_visible
 from tests.commands import dpd
 from tests.unit.runtime.bundle.test_bundle import CLASSES, Store, as_zip, both, bundle_files, manifest_of, parts

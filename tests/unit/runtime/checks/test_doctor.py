@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dpd_runtime.checks.doctor import ON_CPU, Driver, examine_providers, nvidia_driver, this_machine
-from dpd_runtime.generation.providers import PROVIDERS
+from dpd_runtime.doctor import ON_CPU, examine_providers, this_machine
 from dpd_runtime.installation import install_command
-from dpd_runtime.machine.driver import Gpu
+from dpd_runtime.machine import Driver, Gpu, nvidia_driver
+from dpd_runtime.networks import PROVIDERS
 from tests.drawn import opened
 
 H200 = Gpu("NVIDIA H200", 90, 150 * 10**9)
@@ -95,7 +95,7 @@ def test_every_provider_is_judged_and_the_cpu_really_ran() -> None:
 
 def test_tensorrt_is_never_called_usable_by_its_package_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """With package and driver, the bundle's engine still has to load."""
-    monkeypatch.setattr("dpd_runtime.checks.doctor.find_spec", lambda name: object())
+    monkeypatch.setattr("dpd_runtime.doctor.find_spec", lambda name: object())
     findings = {f.name: f for f in examine_providers(opened(), GOOD)}
     assert not findings["tensorrt"].usable
     assert not findings["tensorrt-rtx"].usable
@@ -106,7 +106,7 @@ def test_whatever_goes_wrong_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
     def broken(*_: object) -> None:
         raise RuntimeError("libcudnn.so.9: cannot open\nshared object file")
 
-    monkeypatch.setattr("dpd_runtime.checks.doctor.find_spec", broken)
+    monkeypatch.setattr("dpd_runtime.doctor.find_spec", broken)
     findings = examine_providers(opened(), GOOD)
     assert {f.reason for f in findings} == {"RuntimeError: libcudnn.so.9: cannot open shared object file"}
     assert not any(f.usable for f in findings)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from dpd_runtime.classifier import model
-from dpd_runtime.classifier.model import check_place, open_classifier, parse_record
+from dpd_runtime import classifier
+from dpd_runtime.classifier import check_place, open_classifier, parse_record
 from dpd_runtime.errors import BundleError, InputError, ModelError
 from tests.hostile.test_weights_outside import SPELLINGS
 from tests.teacher import write_teacher
@@ -117,7 +117,7 @@ def test_a_graph_of_holes_is_refused_before_it_is_read(folder: Path) -> None:
 
 
 def test_a_graph_beyond_the_memory_is_refused_before_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "usable_memory", lambda: 2_000_000)
+    monkeypatch.setattr(classifier, "usable_memory", lambda: 2_000_000)
     with pytest.raises(ModelError, match=r"model\.onnx has 770911 bytes, more than 666666"):
         open_classifier(folder)
 

@@ -11,11 +11,11 @@ import pytest
 
 from dpd_cli.main import app
 from dpd_runtime import Output
-from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.bundle.classes import check_class_name
-from dpd_runtime.dataset.card import dataset_card
-from dpd_runtime.dataset.formats import FORMATS
+from dpd_runtime.bundle import Bundle
+from dpd_runtime.classes import check_class_name
 from dpd_runtime.errors import BundleError
+from dpd_runtime.formats import FORMATS
+from dpd_runtime.set_card import dataset_card
 from tests.drawn import Drawn, need, opened, write
 
 HOSTILE = '`` --- "x": &a [y](https://x.example) <script>x</script> ![z](/z) | \\ *b* www.x.example # $(reboot)'

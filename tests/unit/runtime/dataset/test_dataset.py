@@ -15,14 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dpd_runtime.annotations import Pixels
-from dpd_runtime.dataset.digest import set_hash
-from dpd_runtime.dataset.finish import _Gathered
-from dpd_runtime.dataset.folder import check_output_folder, remove_set
-from dpd_runtime.dataset.formats import Sample
-from dpd_runtime.dataset.sheet import contact_sheet
-from dpd_runtime.dataset.state import State
+from dpd_runtime.dataset import _Gathered, check_output_folder, contact_sheet, remove_set, set_hash
 from dpd_runtime.errors import OutputFolderError
-from dpd_runtime.images.pictures import read_pixels
+from dpd_runtime.formats import Sample
+from dpd_runtime.images import read_pixels
+from dpd_runtime.set_state import State
 
 HEADER: dict[str, Any] = {
     "bundle": "0" * 64,

@@ -12,11 +12,10 @@ import pytest
 from PIL import Image as PillowImage
 
 from dpd_runtime import Output
-from dpd_runtime.dataset.digest import set_hash
-from dpd_runtime.dataset.formats import ENCODINGS, FORMATS, Contents, Sample
-from dpd_runtime.dataset.formats.parquet import ROW_GROUP
+from dpd_runtime.dataset import set_hash
 from dpd_runtime.errors import InputError
-from dpd_runtime.images.pictures import read_pixels
+from dpd_runtime.formats import ENCODINGS, FORMATS, ROW_GROUP, Contents, Sample
+from dpd_runtime.images import read_pixels
 from tests.drawn import CLASSES, SIDE, drawn, files, need, pixels_of, write
 
 LOSSLESS = ("png", "tiff")
@@ -178,7 +177,7 @@ def test_packing_holds_few_images_at_a_time(name: str, tmp_path: Path, monkeypat
     import tracemalloc
 
     need(name)
-    monkeypatch.setattr("dpd_runtime.dataset.formats.webdataset.SHARD", ROW_GROUP)  # tarfile keeps one shard's names
+    monkeypatch.setattr("dpd_runtime.formats.SHARD", ROW_GROUP)  # tarfile keeps one shard's names
     held = []
 
     def watched(count: int) -> Iterator[Sample]:
@@ -209,7 +208,7 @@ def test_packing_holds_few_images_at_a_time(name: str, tmp_path: Path, monkeypat
 def test_row_groups_of_large_images_are_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred images of the largest size would take gigabytes."""
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr("dpd_runtime.dataset.formats.parquet.MOST_BYTES", 7 * 32 * 32 * 3 + 1)
+    monkeypatch.setattr("dpd_runtime.formats.MOST_BYTES", 7 * 32 * 32 * 3 + 1)
     contents = Contents(20, ("a",), (32, 32), ENCODINGS["png"], False)
     FORMATS["parquet"].pack(samples(20), tmp_path, contents)
     found = parquet.ParquetFile(tmp_path / "set.parquet").metadata
@@ -217,7 +216,7 @@ def test_row_groups_of_large_images_are_smaller(tmp_path: Path, monkeypatch: pyt
 
 
 def test_shards_are_filled_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpd_runtime.dataset.formats.webdataset.SHARD", 4)
+    monkeypatch.setattr("dpd_runtime.formats.SHARD", 4)
     contents = Contents(10, ("a",), (32, 32), ENCODINGS["png"], False)
     names = FORMATS["webdataset"].pack(samples(10), tmp_path, contents)
     assert names == ["shard-000000.tar", "shard-000001.tar", "shard-000002.tar"]

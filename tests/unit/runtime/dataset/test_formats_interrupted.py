@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from dpd_runtime import Output, write_set
-from dpd_runtime.dataset.folder import check_output_folder, remove_set
-from dpd_runtime.dataset.formats import FORMATS
+from dpd_runtime.dataset import check_output_folder, remove_set
 from dpd_runtime.errors import DiskError, OutputFolderError
+from dpd_runtime.formats import FORMATS
 from tests.drawn import drawn, files, need, write
 
 OUTPUTS = [Output(), Output(image_format="jpeg"), Output("webdataset"), Output("parquet", "webp"), Output("npz")]
@@ -94,7 +94,7 @@ def test_a_kill_while_packing_computes_nothing_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("dpd_runtime.dataset.finish.contact_sheet", stop)
+        patched.setattr("dpd_runtime.dataset.contact_sheet", stop)
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path / "cut", output)
     assert (tmp_path / "cut" / "state.jsonl").exists()
@@ -116,7 +116,7 @@ def test_a_damaged_block_is_made_again_and_no_other(
 
     out = tmp_path / "cut"
     with monkeypatch.context() as patched:
-        patched.setattr("dpd_runtime.dataset.write.complete", stop)
+        patched.setattr("dpd_runtime.dataset.complete", stop)
         with pytest.raises(KeyboardInterrupt):
             write(out, output)
     waiting = out / ".unfinished" / "Forest"

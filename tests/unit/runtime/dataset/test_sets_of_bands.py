@@ -13,15 +13,13 @@ import pytest
 from PIL import Image as PillowImage
 
 from dpd_runtime import Output
-from dpd_runtime.dataset import write as writing
-from dpd_runtime.dataset.digest import set_hash
-from dpd_runtime.dataset.folder import remove_set
-from dpd_runtime.dataset.formats.geotiff import GeoTiff
-from dpd_runtime.dataset.write import DistilledSet, write_set
+from dpd_runtime import dataset as writing
+from dpd_runtime.bands import Band, physical
+from dpd_runtime.dataset import DistilledSet, remove_set, set_hash, write_set
 from dpd_runtime.errors import InputError, MissingExtraError
-from dpd_runtime.generation.block import Block, Image
-from dpd_runtime.generation.compute import BlockComputer
-from dpd_runtime.images.bands import Band, physical
+from dpd_runtime.formats import GeoTiff
+from dpd_runtime.generation import BlockComputer
+from dpd_runtime.networks import Block, Image
 from tests.drawn import CLASSES, SIDE, Drawn, draw, opened
 
 BANDS = {

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from dpd_runtime import Output, write_set
-from dpd_runtime.dataset.folder import check_output_folder, remove_set
-from dpd_runtime.dataset.shards import WHOLE, Shard, Worker, parse_shard
-from dpd_runtime.dataset.write import DistilledSet
+from dpd_runtime.dataset import DistilledSet, check_output_folder, remove_set
 from dpd_runtime.errors import DiskError, InputError, OutputFolderError
-from dpd_runtime.file_lock import FileLock
-from dpd_runtime.generation.block import Block
+from dpd_runtime.files import FileLock
+from dpd_runtime.networks import Block
+from dpd_runtime.set_state import WHOLE, Shard, Worker, parse_shard
 from tests.drawn import Drawn, drawn, files, opened, write
 
 CLASSES = ("SeaLake", "Forest", "River")

@@ -5,10 +5,9 @@ import warnings
 
 import pytest
 
-from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.execution_providers import preload_cuda
-from dpd_runtime.engines.onnxruntime import SHAPE_OPS, OnnxRuntimeEngine, _placement, check_placement
+from dpd_runtime.engines import Provider, preload_cuda
 from dpd_runtime.errors import ProviderError
+from dpd_runtime.sessions import SHAPE_OPS, OnnxRuntimeEngine, _placement, check_placement
 from tests.drawn import opened
 
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -10,18 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpd_runtime.bundle.engine_fit import Choice, Site, choose_engine, mismatch
-from dpd_runtime.bundle.manifest import FileEntry
-from dpd_runtime.bundle.signature import UNSIGNED, Signature
-from dpd_runtime.engines.record import (
-    EngineInput,
-    EngineOutput,
-    EngineRecord,
-    engine_records,
-    parse_record,
-    record_json,
-)
+from dpd_runtime.engine_files import EngineInput, EngineOutput, EngineRecord, engine_records, parse_record, record_json
 from dpd_runtime.errors import BundleError
+from dpd_runtime.manifest import FileEntry
+from dpd_runtime.tensorrt import Choice, Site, choose_engine, mismatch
+from dpd_runtime.trust import UNSIGNED, Signature
 
 GRAPH = "unet/model.onnx"
 FOLDER = "engines/tensorrt-rtx-89"

@@ -12,14 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dpd_runtime.bundle.profiles import shape_ranges
-from dpd_runtime.engines.execution_providers import (
-    CUDA_OPTIONS,
-    RTX_PLUGIN,
-    Compilation,
-    rtx_options,
-    tensorrt_options,
-)
+from dpd_runtime.engines import CUDA_OPTIONS, RTX_PLUGIN, Compilation, rtx_options, tensorrt_options
+from dpd_runtime.tensorrt import shape_ranges
 from tests.drawn import opened
 
 ROOT = Path(__file__).parents[4]
@@ -122,7 +116,7 @@ def stubs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ask(statement: str, libraries: str) -> str:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "LD_LIBRARY_PATH": libraries}
-    code = f"from dpd_runtime.engines.execution_providers import *\n{statement}"
+    code = f"from dpd_runtime.engines import *\n{statement}"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
     )

@@ -18,10 +18,10 @@ pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper
 
 from dpd_runtime import embedded_bundle
-from dpd_runtime.bundle.bundle import load_bundle
-from dpd_runtime.bundle.keys import read_signing_key, write_signing_pair
-from dpd_runtime.generation.golden import GOLDEN_NAME
-from dpd_runtime.sealing.sign import sign_bundle
+from dpd_runtime.bundle import load_bundle
+from dpd_runtime.golden import GOLDEN_NAME
+from dpd_runtime.sealing import sign_bundle
+from dpd_runtime.trust import read_signing_key, write_signing_pair
 from tests.hostile.fuzz.material import as_zip, read_material
 
 GRAPH = "vae_decoder/model.onnx"

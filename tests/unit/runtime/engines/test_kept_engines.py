@@ -16,19 +16,16 @@ from typing import Any
 import pytest
 
 from dpd_cli.main import app
-from dpd_runtime import Bundle, embedded_bundle, generate, load_bundle, write_set
-from dpd_runtime.bundle import bundle as bundle_module
-from dpd_runtime.bundle.engine_fit import Site, this_os
-from dpd_runtime.dataset import records
-from dpd_runtime.engines import host
-from dpd_runtime.engines import onnxruntime as engine_module
-from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.execution_providers import NAMES, Compilation
-from dpd_runtime.engines.site_cache import keep_model, kept_models, working_folder
+from dpd_runtime import Bundle, dataset, embedded_bundle, generate, load_bundle, sessions, write_set
+from dpd_runtime import bundle as bundle_module
+from dpd_runtime import sessions as engine_module
+from dpd_runtime.engine_files import keep_model, kept_models, working_folder
+from dpd_runtime.engines import NAMES, Compilation, Provider
 from dpd_runtime.errors import OutputFolderError, ProviderError
-from dpd_runtime.generation.gate import compile_here
-from dpd_runtime.generation.networks import DECODER, GRAPHS
-from dpd_runtime.machine.driver import Driver
+from dpd_runtime.golden import compile_here
+from dpd_runtime.machine import Driver
+from dpd_runtime.networks import DECODER, GRAPHS
+from dpd_runtime.tensorrt import Site, this_os
 
 onnxruntime = pytest.importorskip("onnxruntime")
 if not hasattr(onnxruntime, "ModelCompiler"):
@@ -75,10 +72,10 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(bundle_module, "this_site", here.site)
-    monkeypatch.setattr(host, "flavour_version", lambda flavour: "1.7.1.116")
+    monkeypatch.setattr(sessions, "flavour_version", lambda flavour: "1.7.1.116")
     monkeypatch.setattr(engine_module, "join_session", join)
-    monkeypatch.setattr(records, "gpu_name", lambda number: "A GPU")
-    monkeypatch.setattr(records, "nvidia_driver", lambda: Driver(here.driver, 13000, (), None))
+    monkeypatch.setattr(dataset, "gpu_name", lambda number: "A GPU")
+    monkeypatch.setattr(dataset, "nvidia_driver", lambda: Driver(here.driver, 13000, (), None))
     monkeypatch.setattr(onnxruntime, "ModelCompiler", compile_graph)
     for name in ("tensorrt-rtx", "tensorrt"):
         monkeypatch.setitem(NAMES, name, CPU)
@@ -162,7 +159,7 @@ def test_onnxruntime_does_not_compile_half_precision_for_tensorrt(machine: Machi
 
 WITHOUT_TF32 = """
 import ctypes, os, sys
-from dpd_runtime.engines import execution_providers as providers
+from dpd_runtime import engines as providers
 os.environ["NVIDIA_TF32_OVERRIDE"] = "1"
 seen = []
 class Finder:

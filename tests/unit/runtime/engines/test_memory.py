@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpd_runtime.annotations import Array
-from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.split_calls import LEAST, FewerRows
+from dpd_runtime.engines import LEAST, FewerRows, Provider
 from dpd_runtime.errors import MemoryShortError
 from tests.drawn import opened
 
@@ -102,8 +101,8 @@ def test_a_row_has_the_same_bits_in_every_call_that_is_ever_made() -> None:
 
 LIMITED = """
 import sys
-import dpd_runtime.engines.onnxruntime as engines
-import dpd_runtime.generation.generate as generation
+import dpd_runtime.sessions as engines
+import dpd_runtime.generation as generation
 from dpd_cli.main import main
 memory = int(float(sys.argv.pop(1)) * 2**20)
 engines.memory_for_graphs = lambda: int(0.9 * memory)

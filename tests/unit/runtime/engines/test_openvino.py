@@ -13,19 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpd_runtime import generate, load_bundle, write_set
+from dpd_runtime import generate, golden, load_bundle, write_set
+from dpd_runtime import sessions as engines
 from dpd_runtime.annotations import Array
-from dpd_runtime.bundle.graph_check import WEIGHTS_NAME
-from dpd_runtime.bundle.signature import Signature
-from dpd_runtime.engines import openvino as engines
-from dpd_runtime.engines.calls import stop_calls
-from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.openvino import OpenVinoEngine, openvino_device
+from dpd_runtime.calls import stop_calls
+from dpd_runtime.engines import Provider
 from dpd_runtime.errors import InputError, MissingExtraError, ProviderError
-from dpd_runtime.generation import gate
-from dpd_runtime.generation.providers import choose_provider
-from dpd_runtime.generation.replay import replay
+from dpd_runtime.golden import replay
+from dpd_runtime.graph_check import WEIGHTS_NAME
+from dpd_runtime.networks import choose_provider
+from dpd_runtime.sessions import OpenVinoEngine, openvino_device
 from dpd_runtime.telemetry import import_openvino
+from dpd_runtime.trust import Signature
 from tests.commands import Done, dpd
 from tests.drawn import opened
 
@@ -164,8 +163,8 @@ LARGE = """
 import resource, sys
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
-from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.openvino import OpenVinoEngine
+from dpd_runtime.engines import Provider
+from dpd_runtime.sessions import OpenVinoEngine
 from dpd_runtime.errors import DpdError
 x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", ["n", 1]), ("y", None)))
 nodes = [helper.make_node("Expand", ["x", "large"], ["z"]), helper.make_node("ReduceMean", ["z"], ["y"], keepdims=0)]
@@ -202,7 +201,7 @@ seen = []
 sys.addaudithook(lambda event, values: seen.append(event) if event.startswith(("socket.", "subprocess.", "os.fork",
     "os.posix_spawn", "os.exec", "os.system")) else None)
 from dpd_runtime import load_bundle
-from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines import Provider
 import numpy as np
 bundle = load_bundle()
 engine = bundle.engine("latent_classifier/model.onnx", Provider("openvino", ""), 1)
@@ -273,14 +272,16 @@ def test_each_precision_has_its_own_answer_and_its_own_limit(monkeypatch: pytest
     if not has_bf16():
         pytest.skip("this processor has no bfloat16")
     bundle = replace(opened(), manifest=replace(opened().manifest, precision="fp32"))
-    whole, rounded = (gate.pass_gate(bundle, provider, ("vae_decoder/model.onnx",), 1) for provider in (OPENVINO, BF16))
+    whole, rounded = (
+        golden.pass_gate(bundle, provider, ("vae_decoder/model.onnx",), 1) for provider in (OPENVINO, BF16)
+    )
     assert whole is not None
     assert rounded is not None
     assert (whole.limit_db, rounded.limit_db) == (40, 30)
     assert whole.psnr_db > rounded.psnr_db > 35
-    monkeypatch.setattr(gate, "_measure", None)  # both are remembered
-    assert gate.pass_gate(bundle, BF16, ("vae_decoder/model.onnx",), 1) == rounded
-    assert gate._key(bundle, BF16, False)["versions"]["openvino"]
+    monkeypatch.setattr(golden, "_measure", None)  # both are remembered
+    assert golden.pass_gate(bundle, BF16, ("vae_decoder/model.onnx",), 1) == rounded
+    assert golden._key(bundle, BF16, False)["versions"]["openvino"]
 
 
 @needed

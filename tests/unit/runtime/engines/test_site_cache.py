@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from dpd_runtime.engines.site_cache import seal, working_folder
+from dpd_runtime.engine_files import seal, working_folder
 
 ROOT = Path(__file__).parents[4]
 NAME = "NvExecutionProvider_TRTKernel_graph_main_123_0_0"
@@ -48,7 +48,7 @@ def test_the_next_process_finds_what_was_compiled(sealed: Path) -> None:
 
 
 def test_the_folder_ends_with_its_process(tmp_path: Path) -> None:
-    code = f"from dpd_runtime.engines.site_cache import *; print(working_folder(Path({str(tmp_path / 'x')!r})))"
+    code = f"from dpd_runtime.engine_files import *; print(working_folder(Path({str(tmp_path / 'x')!r})))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not Path(done.stdout.strip()).exists()
 

@@ -9,18 +9,16 @@ import pytest
 from safetensors.numpy import load, save
 
 from dpd_runtime import Bundle, Generation, Output, generate, load_bundle, write_set
-from dpd_runtime.checks.bench import bench
-from dpd_runtime.checks.doctor import examine_providers
-from dpd_runtime.dataset.shards import parse_shard
-from dpd_runtime.engines.engine import Provider
+from dpd_runtime.bench import bench
+from dpd_runtime.doctor import examine_providers
+from dpd_runtime.engines import Provider
 from dpd_runtime.errors import BundleError, CheckError, InputError
-from dpd_runtime.generation.gate import pass_gate
-from dpd_runtime.generation.generate import resolve_sampler
-from dpd_runtime.generation.golden import GOLDEN_NAME
-from dpd_runtime.generation.networks import DECODER, GRAPHS, load_networks
-from dpd_runtime.generation.replay import check_replay, replay
-from dpd_runtime.machine.driver import Driver
-from dpd_runtime.sampling.sampler import BLOCK, suited_sampler
+from dpd_runtime.generation import resolve_sampler
+from dpd_runtime.golden import GOLDEN_NAME, check_replay, pass_gate, replay
+from dpd_runtime.machine import Driver
+from dpd_runtime.networks import DECODER, GRAPHS, load_networks
+from dpd_runtime.sampler import BLOCK, suited_sampler
+from dpd_runtime.set_state import parse_shard
 from tests.drawn import codes_only, opened
 
 pytest.importorskip("onnxruntime")

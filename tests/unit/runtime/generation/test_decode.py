@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 
 from dpd_runtime import Bundle, Generation, write_set
-from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines import Provider
 from dpd_runtime.errors import DegenerateImageError
-from dpd_runtime.generation.compute import BlockComputer
-from dpd_runtime.generation.gate import pass_gate
-from dpd_runtime.generation.generate import resolve_sampler
-from dpd_runtime.generation.networks import DECODER, GRAPHS, load_networks
-from dpd_runtime.sampling.noise import image_element
-from dpd_runtime.sampling.sample import to_uint8, turned
+from dpd_runtime.generation import BlockComputer, resolve_sampler
+from dpd_runtime.golden import pass_gate
+from dpd_runtime.networks import DECODER, GRAPHS, load_networks
+from dpd_runtime.sampling import image_element, to_uint8, turned
 from tests.drawn import opened
 from tests.unit.runtime.generation.test_degenerate import Spoilt
 

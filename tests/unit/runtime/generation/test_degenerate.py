@@ -14,15 +14,13 @@ import pytest
 
 from dpd_runtime import Generation, write_set
 from dpd_runtime.annotations import Array
-from dpd_runtime.engines.engine import Engine, Provider
-from dpd_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from dpd_runtime.engines.openvino import OpenVinoEngine
+from dpd_runtime.engines import Engine, Provider
 from dpd_runtime.errors import DegenerateImageError
-from dpd_runtime.generation.compute import BlockComputer
-from dpd_runtime.generation.generate import resolve_sampler
-from dpd_runtime.generation.golden import GOLDEN_NAME
-from dpd_runtime.generation.networks import Networks, load_networks
-from dpd_runtime.sampling.sampler import BLOCK
+from dpd_runtime.generation import BlockComputer, resolve_sampler
+from dpd_runtime.golden import GOLDEN_NAME
+from dpd_runtime.networks import Networks, load_networks
+from dpd_runtime.sampler import BLOCK
+from dpd_runtime.sessions import OnnxRuntimeEngine, OpenVinoEngine
 from tests.commands import dpd
 from tests.drawn import opened, quick_bundle
 

@@ -8,17 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpd_runtime import generate
+from dpd_runtime import generate, golden, sessions
 from dpd_runtime.annotations import Array
-from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.engines import host
-from dpd_runtime.engines.engine import Engine, Provider
-from dpd_runtime.engines.execution_providers import FLAVOURS
+from dpd_runtime.bundle import Bundle
+from dpd_runtime.engines import FLAVOURS, Engine, Provider
 from dpd_runtime.errors import CheckError, InputError, ProviderError
 from dpd_runtime.files import cache_folder
-from dpd_runtime.generation import gate
-from dpd_runtime.generation.golden import GOLDEN_NAME
-from dpd_runtime.generation.networks import DECODER, GRAPHS, UNET
+from dpd_runtime.golden import GOLDEN_NAME
+from dpd_runtime.networks import DECODER, GRAPHS, UNET
 from tests.drawn import opened
 
 pytest.importorskip("onnxruntime")
@@ -51,7 +48,7 @@ class Watched(Bundle):
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(host, "available_providers", lambda: ("cpu", "cuda"))
+    monkeypatch.setattr(sessions, "available_providers", lambda: ("cpu", "cuda"))
     LOADED.clear()
     return tmp_path / "cache"
 
@@ -63,20 +60,20 @@ def bundle() -> Watched:
 
 
 def test_a_provider_is_asked_once(bundle: Watched) -> None:
-    found = gate.pass_gate(bundle, CPU, (DECODER,), 1)
+    found = golden.pass_gate(bundle, CPU, (DECODER,), 1)
     assert found is not None
     assert found.good
     assert found.psnr_db > 60  # the graph is the one that the exporter compared with PyTorch
     assert LOADED == [(DECODER, "cpu")], "decoded images need no more"
-    assert gate.pass_gate(bundle, CPU, (DECODER,), 1) == found
+    assert golden.pass_gate(bundle, CPU, (DECODER,), 1) == found
     assert LOADED == [(DECODER, "cpu")]
-    (file,) = cache_folder(gate.CACHE).iterdir()
+    (file,) = cache_folder(golden.CACHE).iterdir()
     assert json.loads(file.read_text())["key"]["bundle"] == bundle.hash
 
 
 def test_sampled_images_need_their_own_answer(bundle: Watched) -> None:
-    gate.pass_gate(bundle, CPU, (DECODER,), 1)
-    gate.pass_gate(bundle, CPU, GRAPHS, 1)
+    golden.pass_gate(bundle, CPU, (DECODER,), 1)
+    golden.pass_gate(bundle, CPU, GRAPHS, 1)
     assert {graph for graph, _ in LOADED} == {DECODER, UNET}
 
 
@@ -97,12 +94,12 @@ def test_a_wrong_provider_is_an_error_where_it_is_named_and_left_out_where_not(
 
 
 def test_another_version_or_processor_is_asked_again(bundle: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate.pass_gate(bundle, CPU, (DECODER,), 1)
-    monkeypatch.setattr(gate, "versions", lambda: {"onnxruntime": "99.0"})
-    gate.pass_gate(bundle, CPU, (DECODER,), 1)
-    monkeypatch.setattr(gate, "cpu_flags", lambda: ["avx1024"])
-    gate.pass_gate(bundle, CPU, (DECODER,), 1)
-    gate.pass_gate(bundle, CPU, (DECODER,), 1)
+    golden.pass_gate(bundle, CPU, (DECODER,), 1)
+    monkeypatch.setattr(golden, "versions", lambda: {"onnxruntime": "99.0"})
+    golden.pass_gate(bundle, CPU, (DECODER,), 1)
+    monkeypatch.setattr(golden, "cpu_flags", lambda: ["avx1024"])
+    golden.pass_gate(bundle, CPU, (DECODER,), 1)
+    golden.pass_gate(bundle, CPU, (DECODER,), 1)
     assert len(LOADED) == 3
 
 
@@ -110,21 +107,21 @@ def test_another_version_or_processor_is_asked_again(bundle: Watched, monkeypatc
     "content", [b"", b"{}", b"[]", b'{"key": 1, "psnr_db": 99.0, "limit_db": 1.0}', b"\xff", b"[" * 60_000]
 )
 def test_a_damaged_answer_is_asked_again(content: bytes, bundle: Watched) -> None:
-    gate.pass_gate(bundle, CPU, (DECODER,), 1)
-    (file,) = cache_folder(gate.CACHE).iterdir()
+    golden.pass_gate(bundle, CPU, (DECODER,), 1)
+    (file,) = cache_folder(golden.CACHE).iterdir()
     file.write_bytes(content)
-    gate.pass_gate(bundle, CPU, (DECODER,), 1)
+    golden.pass_gate(bundle, CPU, (DECODER,), 1)
     assert len(LOADED) == 2
-    gate.pass_gate(bundle, CPU, (DECODER,), 1)
+    golden.pass_gate(bundle, CPU, (DECODER,), 1)
     assert len(LOADED) == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a file away")
 def test_an_answer_that_another_user_has_put_there_is_not_believed(bundle: Watched) -> None:
-    gate.pass_gate(bundle, CPU, (DECODER,), 1)
-    (file,) = cache_folder(gate.CACHE).iterdir()
+    golden.pass_gate(bundle, CPU, (DECODER,), 1)
+    (file,) = cache_folder(golden.CACHE).iterdir()
     os.chown(file, 65532, -1)
-    gate.pass_gate(bundle, CPU, (DECODER,), 1)
+    golden.pass_gate(bundle, CPU, (DECODER,), 1)
     assert len(LOADED) == 2
     assert file.stat().st_uid == 0, "it was replaced"
 
@@ -132,13 +129,13 @@ def test_an_answer_that_another_user_has_put_there_is_not_believed(bundle: Watch
 def test_a_cache_that_cannot_be_written_costs_time_only(bundle: Watched, own_cache: Path) -> None:
     own_cache.write_text("a file where the folder should be")
     for _ in range(2):
-        assert gate.pass_gate(bundle, CPU, (DECODER,), 1) is not None
+        assert golden.pass_gate(bundle, CPU, (DECODER,), 1) is not None
     assert len(LOADED) == 2
 
 
 def test_a_bundle_without_golden_images_passes_unasked(bundle: Watched) -> None:
     old = replace(bundle, files={name: raw for name, raw in bundle.files.items() if name != GOLDEN_NAME})
-    assert gate.pass_gate(old, CPU, GRAPHS, 1) is None
+    assert golden.pass_gate(old, CPU, GRAPHS, 1) is None
     assert LOADED == []
 
 

@@ -14,9 +14,8 @@ import pytest
 
 from dpd_runtime import write_set
 from dpd_runtime.errors import DiskError
-from dpd_runtime.generation.block import Block, Image
-from dpd_runtime.generation.compute import BlockComputer
-from dpd_runtime.generation.overlap import WAITING, ahead, writing_behind
+from dpd_runtime.generation import WAITING, BlockComputer, ahead, writing_behind
+from dpd_runtime.networks import Block, Image
 from tests.drawn import Drawn, draw, drawn, files, opened
 
 
@@ -214,7 +213,7 @@ def test_a_folder_that_vanishes_is_said_in_one_line(tmp_path: Path) -> None:
 
 def test_blocks_in_a_stream_are_those_computed_alone() -> None:
     """With the networks of the embedded bundle and a solver that adds noise in every step."""
-    from dpd_runtime.generation.generate import Generation, resolve_sampler
+    from dpd_runtime.generation import Generation, resolve_sampler
 
     sampler = resolve_sampler(opened().manifest.sampler, steps=2, solver="lcm", candidates=1, guidance_scale=1)
     generation = Generation(opened(), ipc=1, seed=3, classes=("Forest", "River"), sampler=sampler, provider="cpu")

@@ -13,7 +13,7 @@ import pytest
 
 from dpd_runtime import Generation, load_bundle, write_set
 from dpd_runtime.errors import InputError, MissingExtraError, ProviderError
-from dpd_runtime.generation.block import Block, Image
+from dpd_runtime.networks import Block, Image
 from tests.drawn import files, quick_bundle
 
 pytest.importorskip("onnxruntime")
@@ -21,7 +21,7 @@ CLASSES = ("Forest", "River")
 
 
 def test_a_missing_ray_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dpd_runtime.generation.ray import RayGeneration
+    from dpd_runtime.ray import RayGeneration
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r'ray is not installed: pip install .*\[ray\]"'):
@@ -36,7 +36,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def connected(bundle: Path, process_environment: dict[str, str]) -> Iterator[Any]:
     ray = pytest.importorskip("ray", reason="the extra ray is not installed")
-    from dpd_runtime.generation.ray import RayGeneration
+    from dpd_runtime.ray import RayGeneration
 
     os.environ["PYTHONPATH"] = process_environment["PYTHONPATH"]
     made = RayGeneration(load_bundle(bundle), ipc=30, seed=3, classes=CLASSES, provider="cpu", threads=1)
@@ -96,7 +96,7 @@ def test_a_worker_that_is_killed_changes_nothing(connected: Any, bundle: Path, t
 
 @pytest.mark.full
 def test_what_a_worker_cannot_do_is_said_here(connected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpd_runtime.generation.ray._machine", lambda: "another")
+    monkeypatch.setattr("dpd_runtime.ray._machine", lambda: "another")
     with pytest.raises(InputError, match="another type of machine"):
         next(connected.stream(connected.blocks()))
     monkeypatch.undo()
@@ -108,7 +108,7 @@ def test_what_a_worker_cannot_do_is_said_here(connected: Any, monkeypatch: pytes
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
 def test_nobody_at_the_address(address: str, bundle: Path) -> None:
     pytest.importorskip("ray", reason="the extra ray is not installed")
-    from dpd_runtime.generation.ray import RayGeneration
+    from dpd_runtime.ray import RayGeneration
 
     generation = RayGeneration(load_bundle(bundle), ipc=1, provider="cpu", threads=1)
     with pytest.raises(ProviderError, match=f"--ray {address}: there is no answer from this address"):

@@ -11,16 +11,26 @@ import pytest
 from safetensors.numpy import load, save
 
 from dpd_runtime import embedded_bundle, load_bundle
-from dpd_runtime.bundle.archive import write_zip
-from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.bundle.manifest import MANIFEST_NAME, FileEntry
-from dpd_runtime.engines.engine import Provider
+from dpd_runtime.archive import write_zip
+from dpd_runtime.bundle import Bundle
+from dpd_runtime.engines import Provider
 from dpd_runtime.errors import BundleError, CheckError
-from dpd_runtime.generation.cases import bundle_decoder, bundle_networks, sample_case
-from dpd_runtime.generation.golden import GOLDEN_NAME, Golden, golden_case, golden_of, middle
-from dpd_runtime.generation.networks import groups
-from dpd_runtime.generation.replay import check_replay, psnr, replay
-from dpd_runtime.sampling.noise import NoiseStream, widen_mean
+from dpd_runtime.golden import (
+    GOLDEN_NAME,
+    Golden,
+    bundle_decoder,
+    bundle_networks,
+    check_replay,
+    golden_case,
+    golden_of,
+    middle,
+    psnr,
+    replay,
+    sample_case,
+)
+from dpd_runtime.manifest import MANIFEST_NAME, FileEntry
+from dpd_runtime.networks import groups
+from dpd_runtime.sampling import NoiseStream, widen_mean
 from tests.commands import dpd
 
 pytest.importorskip("onnxruntime")
@@ -229,7 +239,7 @@ def test_only_the_middle_of_large_images_is_kept(embedded: Bundle, monkeypatch: 
     """While they are decoded, so that a small file does not stand for many large images."""
     latents = np.random.default_rng(0).normal(size=(5, *embedded.manifest.latent_shape)).astype(np.float32)
     whole = bundle_decoder(embedded, CPU, 1)(latents)
-    monkeypatch.setattr("dpd_runtime.generation.golden.LARGEST_SIDE", 20)
+    monkeypatch.setattr("dpd_runtime.golden.LARGEST_SIDE", 20)
     np.testing.assert_array_equal(bundle_decoder(embedded, CPU, 1, middle)(latents), whole[:, 22:42, 22:42])
 
 

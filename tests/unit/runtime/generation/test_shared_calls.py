@@ -10,11 +10,11 @@ import pytest
 
 from dpd_runtime import Generation, Image
 from dpd_runtime.annotations import Array
-from dpd_runtime.engines.engine import Engine
+from dpd_runtime.engines import Engine
 from dpd_runtime.errors import DegenerateImageError
-from dpd_runtime.generation.compute import BlockComputer
-from dpd_runtime.generation.networks import load_networks
-from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
+from dpd_runtime.generation import BlockComputer
+from dpd_runtime.networks import load_networks
+from dpd_runtime.sampler import BlockGuidance, Sampler
 from tests.drawn import opened
 from tests.unit.runtime.generation.test_degenerate import CPU
 

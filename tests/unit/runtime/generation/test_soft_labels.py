@@ -11,10 +11,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from dpd_runtime import Output, write_set
-from dpd_runtime.dataset.formats import FORMATS
-from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines import Provider
 from dpd_runtime.errors import BundleError, InputError
-from dpd_runtime.generation.teacher import check_teacher, load_teacher, soft_label, symmetries
+from dpd_runtime.formats import FORMATS
+from dpd_runtime.networks import check_teacher, load_teacher, soft_label, symmetries
 from tests.drawn import drawn, files, need, opened, pixels_of, write
 
 

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpd_runtime.annotations import Array
-from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.split_calls import LEAST, FewerRows, TwoCalls
+from dpd_runtime.engines import LEAST, FewerRows, Provider, TwoCalls
 from dpd_runtime.errors import MemoryShortError
-from dpd_runtime.generation.networks import load_networks
+from dpd_runtime.networks import load_networks
 from tests.drawn import opened
 
 

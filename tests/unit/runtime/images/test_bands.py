@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dpd_runtime.images.bands import SENTINEL2, Band, physical, picture, shown_bands
+from dpd_runtime.bands import SENTINEL2, Band, physical, picture, shown_bands
 
 
 def named(*names: str) -> tuple[Band, ...]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dpd_runtime.machine import cores as module
-from dpd_runtime.machine.cores import idle_cores, memory_for_graphs, usable_cores, usable_memory
+from dpd_runtime import machine as module
+from dpd_runtime.machine import idle_cores, memory_for_graphs, usable_cores, usable_memory
 
 HERE = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 CPU2, QUOTA, PERIOD = "cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpd_runtime.engines import execution_providers
-from dpd_runtime.engines.execution_providers import _rtx_device
+from dpd_runtime import engines
+from dpd_runtime.engines import _rtx_device
 from dpd_runtime.errors import ProviderError
-from dpd_runtime.machine.discovery import discovered, why_not_discovered
-from dpd_runtime.machine.driver import Driver, Gpu
+from dpd_runtime.machine import Driver, Gpu, discovered, why_not_discovered
 
 PLACES = ("0000:65:00.0", "0000:1a:00.0", "0000:B3:00.0")
 GPUS = tuple(Gpu(f"GPU {place}", 86, 2**33, place) for place in PLACES)
@@ -71,8 +70,8 @@ def test_the_known_cause_is_named(there: str, capability: int, words: str, tmp_p
 
 def test_the_plugin_computes_on_the_gpu_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     devices = [device(place) for place in reversed(PLACES[1:])]
-    monkeypatch.setattr(execution_providers, "rtx_devices", lambda: devices)
-    monkeypatch.setattr(execution_providers, "nvidia_driver", lambda: Driver("580.95", 13000, GPUS, None))
+    monkeypatch.setattr(engines, "rtx_devices", lambda: devices)
+    monkeypatch.setattr(engines, "nvidia_driver", lambda: Driver("580.95", 13000, GPUS, None))
     assert [_rtx_device(number) for number in (1, 2)] == [devices[1], devices[0]]
     with pytest.raises(ProviderError, match=r"ONNX Runtime does not discover GPU 0000:65:00.0, which the driver lists"):
         _rtx_device(0)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpd_runtime.sampling.guidance import classifier_free, moved, towards_prototype
-from dpd_runtime.sampling.schedule import predicted_original
+from dpd_runtime.sampling import classifier_free, moved, towards_prototype
+from dpd_runtime.solvers import predicted_original
 
 CONDITIONAL = np.array([[1.0, -2.0], [0.5, 4.0]], np.float32)
 UNCONDITIONAL = np.array([[0.0, 2.0], [0.5, -4.0]], np.float32)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dpd_runtime.sampling.prototype_kinds import fits
+from dpd_runtime.sampler import fits
 
 LATENT = (4, 16, 16)
 

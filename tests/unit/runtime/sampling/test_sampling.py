@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpd_runtime.annotations import Float32
-from dpd_runtime.generation.generate import resolve_sampler
-from dpd_runtime.sampling.sample import from_uint8, margins, noise_draws, sample, to_uint8, turned
-from dpd_runtime.sampling.sampler import BlockGuidance, Sampler
-from dpd_runtime.sampling.schedule import PREDICTION_TYPES, schedule_from_config
-from dpd_runtime.sampling.solvers import SOLVERS
+from dpd_runtime.generation import resolve_sampler
+from dpd_runtime.sampler import BlockGuidance, Sampler
+from dpd_runtime.sampling import from_uint8, margins, noise_draws, sample, to_uint8, turned
+from dpd_runtime.solvers import PREDICTION_TYPES, SOLVERS, schedule_from_config
 
 SCHEDULE = schedule_from_config(
     {

@@ -6,13 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpd_runtime.sampling.schedule import (
-    PREDICTION_TYPES,
-    Schedule,
-    add_noise,
-    predicted_original,
-    schedule_from_config,
-)
+from dpd_runtime.solvers import PREDICTION_TYPES, Schedule, add_noise, predicted_original, schedule_from_config
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "cosine": {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"},

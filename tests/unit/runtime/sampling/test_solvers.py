@@ -8,10 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpd_runtime.sampling.sample import noise_draws, sample
-from dpd_runtime.sampling.sampler import BlockGuidance
-from dpd_runtime.sampling.schedule import PREDICTION_TYPES, Schedule, predicted_original, schedule_from_config
-from dpd_runtime.sampling.solvers import SOLVERS, Step, lcm_advance, lcm_steps, tcd_steps
+from dpd_runtime.sampler import BlockGuidance
+from dpd_runtime.sampling import noise_draws, sample
+from dpd_runtime.solvers import (
+    PREDICTION_TYPES,
+    SOLVERS,
+    Schedule,
+    Step,
+    lcm_advance,
+    lcm_steps,
+    predicted_original,
+    schedule_from_config,
+    tcd_steps,
+)
 
 LINEAR: dict[str, Any] = {
     "num_train_timesteps": 1000,

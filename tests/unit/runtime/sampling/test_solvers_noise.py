@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from dpd_runtime import Generation, Image, embedded_bundle, load_bundle
-from dpd_runtime.bundle.bundle import Bundle
-from dpd_runtime.generation.generate import resolve_sampler
-from dpd_runtime.sampling.noise import NoiseStream
-from dpd_runtime.sampling.sample import to_uint8
+from dpd_runtime.bundle import Bundle
+from dpd_runtime.generation import resolve_sampler
+from dpd_runtime.sampling import NoiseStream, to_uint8
 
 pytest.importorskip("onnxruntime")
 SEED, STEPS = 5, 4

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dpd_runtime.bundle.bundle import load_bundle
+from dpd_runtime.bundle import load_bundle
 from dpd_runtime.errors import BundleError, BundleHashError, InputError
-from dpd_runtime.sealing.reseal import write_audited, write_changed
+from dpd_runtime.sealing import write_audited, write_changed
 from tests.unit.runtime.bundle.test_bundle import UNKNOWN, Store, as_folder, as_zip, both, bundle_files, parts
 from tests.unit.runtime.bundle.test_bundle_engines import ENGINE, PLAN, with_engine
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from dpd_runtime import embedded_bundle, load_bundle
-from dpd_runtime.dataset.formats import Output
-from dpd_runtime.engines.engine import Provider
+from dpd_runtime.engines import Provider
 from dpd_runtime.errors import ProviderError
+from dpd_runtime.formats import Output
 from tests.drawn import files, opened, write
 
 

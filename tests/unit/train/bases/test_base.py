@@ -12,9 +12,9 @@ from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from dpd_runtime.errors import InputError
-from dpd_runtime.sampling.sample import sample
-from dpd_runtime.sampling.sampler import BlockGuidance
-from dpd_runtime.sampling.solvers import SOLVERS
+from dpd_runtime.sampler import BlockGuidance
+from dpd_runtime.sampling import sample
+from dpd_runtime.solvers import SOLVERS
 from dpd_train.base_files import base_folder
 from dpd_train.bases import (
     at_resolution,

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 import torch
 
-from dpd_runtime.sampling.schedule import add_noise, predicted_original
+from dpd_runtime.solvers import add_noise, predicted_original
 from dpd_train.bases import load_base
 from dpd_train.denoiser import (
     CLEAR,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpd_runtime.errors import InputError
-from dpd_runtime.sampling.schedule import schedule_from_config
+from dpd_runtime.solvers import schedule_from_config
 from dpd_train.bases import load_base, nano_scheduler
 from dpd_train.captions import CaptionTable
 from dpd_train.compute import load_state

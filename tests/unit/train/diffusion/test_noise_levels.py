@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from dpd_runtime.sampling.schedule import Schedule
+from dpd_runtime.solvers import Schedule
 from dpd_train.bases import load_base
 from dpd_train.tuning import LEVELS, class_gaussians, levels_of, noise_levels, original_errors, summary
 from tests.tiny import tiny_base

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dpd_runtime.errors import DataError
-from dpd_runtime.images.folders import OF_SYSTEMS
+from dpd_runtime.image_folders import OF_SYSTEMS
 from dpd_train.scenes import check_files, read_scenes, split_folders
 from dpd_train.sources import EMPTY, PART_NAMES
 from tests.painted import greys, paint, tree

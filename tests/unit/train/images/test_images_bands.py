@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from dpd_runtime.bands import Band, physical
 from dpd_runtime.errors import DataError
-from dpd_runtime.images.bands import Band, physical
-from dpd_runtime.images.pixels import read_square
+from dpd_runtime.images import read_square
 from dpd_train.rasters import Rendering, read_raster
 from dpd_train.reading import HeldOut, Reading, parse_reading
 from dpd_train.scene_set import Part, SceneSet, fingerprint, look_over, to_float

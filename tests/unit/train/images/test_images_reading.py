@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from dpd_runtime.bands import Band, float32_holds
 from dpd_runtime.errors import InputError
-from dpd_runtime.images.bands import Band, float32_holds
 from dpd_runtime.text import printable
 from dpd_train.rasters import Raster, Rendering, stretched
 from dpd_train.reading import PLAIN, Reading, parse_reading

@@ -14,13 +14,12 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, PngImagePlugin
 
-from dpd_runtime.classifier.label import images_below, label_folder, load_engine
-from dpd_runtime.classifier.model import open_classifier
-from dpd_runtime.dataset.formats.geotiff import GeoTiff
+from dpd_runtime.bands import physical
+from dpd_runtime.classifier import images_below, label_folder, load_engine, open_classifier
 from dpd_runtime.errors import DataError
-from dpd_runtime.images.bands import physical
-from dpd_runtime.images.pixels import alike, pillow_rgb, reason_of
-from dpd_runtime.images.tags import is_mask
+from dpd_runtime.formats import GeoTiff
+from dpd_runtime.images import alike, pillow_rgb, reason_of
+from dpd_runtime.tags import is_mask
 from dpd_train.rasters import Rendering
 from dpd_train.reading import Reading, parse_reading
 from dpd_train.scene_set import look_over

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dpd_runtime.sampling.noise import image_noise
-from dpd_runtime.sampling.sampler import BlockGuidance
+from dpd_runtime.sampler import BlockGuidance
+from dpd_runtime.sampling import image_noise
 from dpd_train.bases import load_base
 from dpd_train.captions import embed as embed_prompts
 from dpd_train.compute import Deadline, TimeUp, autocast

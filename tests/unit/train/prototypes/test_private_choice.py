@@ -12,12 +12,11 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # type: ig
 
 from dpd_export.classifier import export_classifier
 from dpd_runtime.annotations import Images
-from dpd_runtime.classifier.model import GRAPH_NAME, INPUT
-from dpd_runtime.engines.engine import Provider
-from dpd_runtime.engines.execution_providers import Compilation
-from dpd_runtime.engines.host import HERE
+from dpd_runtime.classifier import GRAPH_NAME, INPUT
+from dpd_runtime.engines import Compilation, Provider
 from dpd_runtime.errors import InputError
-from dpd_runtime.sampling.sample import to_uint8
+from dpd_runtime.sampling import to_uint8
+from dpd_runtime.sessions import HERE
 from dpd_train.bases import Base, load_base
 from dpd_train.compute import step_generator
 from dpd_train.matching import See, embed

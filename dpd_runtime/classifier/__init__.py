@@ -1,1 +1,0 @@
-"""Classifiers that `dpd fit` made, and labelling images by them."""

@@ -1,1 +1,0 @@
-"""Distilled sets on disk: formats, shards, state and metadata."""

@@ -1,1 +1,0 @@
-"""Generation of images from a bundle, block by block."""

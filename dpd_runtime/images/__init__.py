@@ -1,1 +1,0 @@
-"""Read image files that others may have made."""

@@ -1,1 +1,0 @@
-"""This machine: cores and memory, GPU driver, versions."""

@@ -1,1 +1,0 @@
-"""Sampling on plain arrays: noise, schedule, solvers, guidance."""

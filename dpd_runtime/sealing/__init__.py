@@ -1,1 +1,0 @@
-"""Handing over a bundle: signing, encryption, changed copies, and the requirements of a site."""
