@@ -48,8 +48,8 @@ from dpd_eval.subject import (
     check_further,
     check_inputs,
     open_subject,
+    read_as_made,
     read_data,
-    reading_of,
     with_images,
 )
 from dpd_eval.verdict import (
@@ -75,6 +75,7 @@ from dpd_train.bases import encode_cached
 from dpd_train.compute import one_thread, step_generator, use_device
 from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading
 from dpd_train.remarks import bundle_remarks
+from dpd_train.scenes import Scenes, opened
 
 OTHER_IMAGES = "the hold-out is not comparable"
 RESTING = ("replication", "nearer to T than to H", "membership")
@@ -113,8 +114,8 @@ class _Work:
 def audit(
     path: Path,
     *,
-    train: Path,
-    holdout: Path | None = None,
+    train: Path | Scenes,
+    holdout: Path | Scenes | None = None,
     run: Path | None = None,
     held_out: HeldOut = BY_CONTENT,
     images: int | None = None,
@@ -130,7 +131,8 @@ def audit(
 
     Args:
         path: a bundle, a run directory or a distilled set.
-        train: the training images T: the training part without the validation part (`held_out`).
+        train: the training images T: the training part without the validation part (`held_out`). Scenes that were
+            opened say themselves what is held out and how they are read.
         holdout: images H of the same distribution that were never trained on; None takes the validation part.
         run: the run from which the bundle was exported; its VAE includes the encoder.
         reading: of T and H; if it says nothing, a bundle of other bands than RGB is compared as its run read them.
@@ -147,27 +149,23 @@ def audit(
         DiskError: the cache cannot be written.
     """
     started = time.monotonic()
-    check_inputs(path, train, holdout, run=run, held_out=held_out, images=images, seed=seed)
+    train = opened(train, held_out, reading)
+    holdout = None if holdout is None else opened(holdout, held_out.elsewhere)
+    check_inputs(path, train, holdout, run=run, images=images, seed=seed)
     check_further(extractor)
     place = use_device(device).type
     subject = open_subject(path)
     encoder = find_encoder(subject, run)
     home = path if subject.kind == "run" else run
-    data = read_data(
-        train,
-        holdout,
-        classes=subject.classes,
-        resolution=subject.side,
-        held_out=held_out,
-        reading=reading_of(subject, home, reading),
-    )
-    subject = with_images(subject, path, data.train)
+    train = read_as_made(subject, home, train)
+    data = read_data(train, holdout, classes=subject.classes, resolution=subject.side)
+    subject = with_images(subject, data.train)
     if extractor is not None:
         check_extractor_bands(extractor, data.train)
     private = private or (None if home is None else home / "private" / "audit")
     extractors, encoded, controls_folder = _folders(cache)
     latents = None if encoder is None else _encode(encoder, data, encoded, stage)
-    roots = tuple(folder for folder in (train, holdout) if folder is not None)
+    roots = tuple(scenes.root for scenes in (train, holdout) if scenes is not None)
     work = _Work(subject, data, roots, encoder, latents, private, controls_folder, place, stage)
     images, seed = FEWEST_IMAGES if images is None else images, seed or 0
     untrained = build_extractor("untrained", data.train, cache=extractors, progress=stage("comparing T and H"))
@@ -200,8 +198,8 @@ def audit(
             len(data.train.labels),
             len(data.held.labels),
             data.fingerprint(),
-            held_out.val_per_class,
-            held_out.split,
+            train.held_out.val_per_class,
+            train.held_out.split,
         ),
         encoder=None if encoder is None else encoder.source,
         extractor=networks[0].description if networks else None,

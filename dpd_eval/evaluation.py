@@ -23,11 +23,14 @@ from dpd_eval.arms import (
 from dpd_eval.extractor_choice import build_extractor
 from dpd_eval.extractors import Extractor
 from dpd_eval.inputs import (
+    Compared,
     EvaluationInputs,
     check_evaluation,
+    check_sets_and_students,
     check_sight,
     count_pairs,
     extractor_name,
+    open_compared,
     read_inputs,
     unused_images,
 )
@@ -51,14 +54,15 @@ from dpd_runtime.versions import package_versions
 from dpd_train.compute import hardware, use_device
 from dpd_train.foreground.cropping import Stage, describe_segmenter
 from dpd_train.scene_set import SceneSet
+from dpd_train.scenes import Scenes
 
 
 def evaluate(
-    sets: Sequence[Path],
+    sets: Sequence[Path | Scenes],
     config: EvaluateConfig | None = None,
     *,
-    train: Path,
-    test: Path | Literal["val"],
+    train: Path | Scenes,
+    test: Path | Scenes | Literal["val"],
     recipe: Recipe | None = None,
     cache: Path | None = None,
     device: str = "cpu",
@@ -74,7 +78,8 @@ def evaluate(
     Args:
         sets: m ≥ 1 distilled sets (class folders), made with different generation seeds.
         config: the options; None takes the defaults.
-        train: labelled real images. Baselines come from its training part, never from its validation part.
+        train: labelled real images, read and divided as `config` says, or scenes that were opened so. Baselines come
+            from its training part, never from its validation part.
         test: a folder (its test/ if it has one, otherwise all of it), or "val": the validation part of `train`.
         recipe: used instead of the recipe that `config` names.
         cache: folder for finished trainings and extractors; None takes the user's cache directory.
@@ -92,9 +97,11 @@ def evaluate(
     config = config or EvaluateConfig()
     place = use_device(device)
     build = functools.partial(build_extractor, cache=_extractors(cache), device=place.type)
-    study = _open_study(sets, config, train, test, recipe or load_recipe(config.recipe), build, stage)
+    check_sets_and_students(sets, config)
+    compared = open_compared(sets, train, test, config)
+    study = _open_study(compared, config, recipe or load_recipe(config.recipe), build, stage)
     real, networks = study.inputs.real, study.networks
-    seen = _seen(study, train, cache, stage)
+    seen = _seen(study, compared.train, cache, stage)
     others, said = alternatives(
         config, real, lambda half: build("own", half, progress=stage("training the classifier"))
     )
@@ -111,7 +118,8 @@ def evaluate(
         said.append(f"students {PROBE}… are fitted; recipe and steps are for the others")
     outcomes, cached = run_plan(plan, study.inputs.test, study.recipe, config.jobs, folder, progress, place.type)
     arms = summarise(plan, outcomes, cached, study.recipe, real.classes)
-    return study.result(str(train), str(test), arms, metrics, detail, [*said, *notes], started)
+    tested = "val" if compared.test is None else str(compared.test.root)
+    return study.result(str(compared.train.root), tested, arms, metrics, detail, [*said, *notes], started)
 
 
 class Build(Protocol):
@@ -201,19 +209,11 @@ class _Study:
         )
 
 
-def _open_study(
-    sets: Sequence[Path],
-    config: EvaluateConfig,
-    train: Path,
-    test: Path | Literal["val"],
-    recipe: Recipe,
-    build: Build,
-    stage: Stage,
-) -> _Study:
+def _open_study(compared: Compared, config: EvaluateConfig, recipe: Recipe, build: Build, stage: Stage) -> _Study:
     """Check the options, read the images and build the networks that label or embed them."""
-    check_evaluation(sets, config, train, test)
+    check_evaluation(compared, config)
     wanted = extractor_name(config)
-    inputs = read_inputs(sets, train, test, config.resolution, config, config.reading)
+    inputs = read_inputs(compared, config.resolution)
     check_sight(inputs, config)
     pairs = count_pairs(inputs, config)
     students = {
@@ -221,7 +221,7 @@ def _open_study(
         for name in config.students
     }
     networks = _build_networks(inputs.real, wanted, build, stage)
-    return _Study(config, recipe, inputs, pairs, repeats_of(sets), students, networks)
+    return _Study(config, recipe, inputs, pairs, repeats_of([one.root for one in compared.sets]), students, networks)
 
 
 def _build_networks(real: SceneSet, name: str | None, build: Build, stage: Stage) -> _Networks:
@@ -240,10 +240,10 @@ def _extractors(cache: Path | None) -> Path | None:
     return None if cache is None else cache / "extractors"
 
 
-def _seen(study: _Study, train: Path, cache: Path | None, stage: Stage) -> dict[str, Seen]:
+def _seen(study: _Study, train: Scenes, cache: Path | None, stage: Stage) -> dict[str, Seen]:
     """Compute what the baselines, and random subsets, see of the real images."""
     config, real, networks = study.config, study.inputs.real, study.networks
-    look = Look(train, real, config, config.reading, config.segmenter, networks.teacher, _extractors(cache), stage)
+    look = Look(train, real, config.segmenter, networks.teacher, _extractors(cache), stage)
     seen: dict[str, Seen] = {}
     for name in dict.fromkeys(("random", *config.baselines)):
         method = find_method(name)

@@ -25,7 +25,7 @@ from dpd_runtime.errors import DataError
 from dpd_train.compute import use_device
 from dpd_train.reading import HeldOut, choose_groups, joined
 from dpd_train.scene_set import SceneSet, fingerprint
-from dpd_train.scenes import read_scenes
+from dpd_train.scenes import Scenes, opened
 from dpd_train.symmetry import near_groups
 
 CHECK_SHARE, CHECK_STEPS = 5, 4
@@ -55,10 +55,10 @@ class Fitted:
 
 
 def fit(
-    distilled: Path,
+    distilled: Path | Scenes,
     config: FitConfig | None = None,
     *,
-    own: Path | None = None,
+    own: Path | Scenes | None = None,
     device: str = "cpu",
     progress: Progress = lambda done, total: None,
 ) -> Fitted:
@@ -74,19 +74,19 @@ def fit(
         DataError: unreadable images, one class, classes that differ, or a set of several sizes without `resolution`.
     """
     config = config or FitConfig()
-    recipe, place = check_fit(distilled, config, own), use_device(device)
-    made = read_scenes(distilled, part="all", resolution=config.resolution)
+    made_of, mine_of = opened(distilled), None if own is None else opened(own, config)
+    recipe, place = check_fit(made_of, config, mine_of), use_device(device)
+    made = made_of.part("all", config.resolution)
     side, parts, held = int(made.images.shape[1]), {"set": made}, None
-    if own is not None:
-        mine = read_scenes(own, part="train", resolution=side, held_out=config, reading=config.reading)
+    if mine_of is not None:
+        mine = mine_of.part("train", side)
         parts["own"] = mine
         if config.val_per_class != 0:
-            reading = mine.rendering or config.reading
-            held = read_scenes(own, part="val", resolution=side, held_out=config, reading=reading)
+            held = mine_of.part("val", side)
             if shared := len(set(held.hashes) & set(made.hashes)):
                 raise DataError(
-                    f"--own {own}: {shared} of the images that are held out are also in {distilled}, so they would "
-                    "measure nothing; leave them out of one"
+                    f"--own {mine_of.root}: {shared} of the images that are held out are also in {made_of.root}, so "
+                    "they would measure nothing; leave them out of one"
                 )
     images = np.concatenate([part.images for part in parts.values()])
     labels = np.concatenate([part.labels for part in parts.values()])
@@ -96,7 +96,7 @@ def fit(
     network = _train(config, images, labels, count, recipe, lambda n, _: progress(n, steps + more), place)
     checked: dict[str, float] = {}
     if own is None:
-        prototypes = prototypes_of(distilled)
+        prototypes = prototypes_of(made_of.root)
         checked = check_on_set(made, prototypes, config, recipe, lambda n, _: progress(steps + n, steps + more), place)
     training: dict[str, Any] = {name: fingerprint(part) for name, part in parts.items()}
     followed = recipe.for_training(len(images)).to_dict() | ({"steps": 0} if config.steps == 0 else {})

@@ -19,9 +19,9 @@ from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.text import counted
 from dpd_train.config import HUB
 from dpd_train.foreground.cropping import check_segmenter
-from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, ImageOptions, Reading
+from dpd_train.reading import PLAIN, ImageOptions
 from dpd_train.scene_set import SceneSet, fingerprint
-from dpd_train.scenes import check_files, image_sizes, natural_side, read_scenes, split_folders
+from dpd_train.scenes import Scenes, opened
 
 # -- The images of an evaluation: sets, real training images and test images, read in the same way and cross-checked.
 
@@ -93,43 +93,71 @@ class EvaluationInputs:
         return notes
 
 
-def read_inputs(
-    sets: Sequence[Path],
-    train: Path,
-    test: Path | Literal["val"],
-    resolution: int | None = None,
-    held_out: HeldOut = BY_CONTENT,
-    reading: Reading = PLAIN,
-) -> EvaluationInputs:
+@dataclass(frozen=True)
+class Compared:
+    """What an evaluation compares, opened. test: None for the validation part of `train`."""
+
+    sets: tuple[Scenes, ...]
+    train: Scenes
+    test: Scenes | None
+
+    @property
+    def tested(self) -> str:
+        """The test images, for messages."""
+        return f"--test {'val' if self.test is None else self.test.root}"
+
+    @property
+    def test_part(self) -> Literal["val", "test", "all"]:
+        """Raises:
+        DataError: a folder with parts of which none is test.
+        """
+        if self.test is None:
+            return "val"
+        parts = self.test.parts
+        if parts and "test" not in parts:
+            raise DataError(f"{self.tested}: has {', '.join(parts)} but no test part; give test images, or --test val")
+        return "test" if parts else "all"
+
+
+def open_compared(
+    sets: Sequence[Path | Scenes], train: Path | Scenes, test: Path | Scenes | Literal["val"], options: ImageOptions
+) -> Compared:
+    """Open what an evaluation compares, where it is not open yet. options: of the real images.
+
+    Raises:
+        DataError: as `open_scenes`.
+    """
+    return Compared(
+        tuple(opened(one) for one in sets),
+        opened(train, options),
+        None if test == "val" else opened(test, options.elsewhere),
+    )
+
+
+def read_inputs(compared: Compared, resolution: int | None = None) -> EvaluationInputs:
     """Read all images at `resolution`; None takes the size of the first set.
 
-    Args:
-        reading: for the real images. The stretch is computed on `train` and used for the test images too, and for
-            sets of the same bands.
+    The stretch is computed on the training images and used for the test images too, and for sets of the same bands.
 
     Raises:
         DataError: unreadable data, classes that differ, test images that were trained on.
         InputError: a set with other bands than the training images.
     """
-    side = natural_side(Path(sets[0])) if resolution is None else resolution
-    real = read_scenes(train, part="train", resolution=side, held_out=held_out, reading=reading)
-    for path in sets:
-        if (bands := bands_of_set(Path(path))) is not None:
-            check_bands(f"SET {path}", bands, real, f"--train {train}")
-    distilled = [read_scenes(Path(path), part="all", resolution=side, reading=set_reading(real)) for path in sets]
-    part = _test_part(test)
-    tested = read_scenes(
-        train if test == "val" else Path(test),
-        part=part,
-        resolution=side,
-        held_out=held_out if test == "val" else held_out.elsewhere,
-        reading=real.rendering or PLAIN,
-    )
-    inputs = EvaluationInputs(tuple(str(path) for path in sets), tuple(distilled), real, tested, part)
-    _check_overlap(tested, real, f"--test {test}", f"--train {train}")
-    _check_classes(tested.classes, real.classes, f"--test {test}", f"--train {train}")
+    sets, train = compared.sets, compared.train
+    side = sets[0].side if resolution is None else resolution
+    real, source = train.part("train", side), f"--train {train.root}"
+    for one in sets:
+        if (bands := bands_of_set(one.root)) is not None:
+            check_bands(f"SET {one.root}", bands, real, source)
+    distilled = [one.read_as(set_reading(real)).part("all", side) for one in sets]
+    part = compared.test_part
+    test = train if compared.test is None else compared.test.read_as(real.rendering or PLAIN)
+    tested = test.part(part, side)
+    inputs = EvaluationInputs(tuple(str(one.root) for one in sets), tuple(distilled), real, tested, part)
+    _check_overlap(tested, real, compared.tested, source)
+    _check_classes(tested.classes, real.classes, compared.tested, source)
     for name, scenes in zip(inputs.names, inputs.sets, strict=True):
-        _check_classes(scenes.classes, real.classes, f"SET {name}", f"--train {train}")
+        _check_classes(scenes.classes, real.classes, f"SET {name}", source)
     return inputs
 
 
@@ -150,9 +178,7 @@ def check_set(name: str, counts: Mapping[str, int], largest: int) -> None:
         )
 
 
-def check_sources(
-    sets: Sequence[Path], train: Path, test: Path | Literal["val"], held_out: HeldOut = BY_CONTENT
-) -> tuple[list[dict[str, int]], dict[str, int]]:
+def check_sources(compared: Compared) -> tuple[list[dict[str, int]], dict[str, int]]:
     """Check the folders or lists of `read_inputs`, their classes and counts, before any image is opened.
 
     Returns:
@@ -161,23 +187,14 @@ def check_sources(
     Raises:
         DataError: as `read_inputs`.
     """
-    of_sets = [check_files(Path(path), "all") for path in sets]
-    real = check_files(train, "train", held_out)
-    own = test == "val"
-    tested = check_files(train if own else Path(test), _test_part(test), held_out if own else held_out.elsewhere)
-    _check_classes(tuple(tested), tuple(real), f"--test {test}", f"--train {train}")
-    for path, counts in zip(sets, of_sets, strict=True):
-        _check_classes(tuple(counts), tuple(real), f"SET {path}", f"--train {train}")
+    train, source = compared.train, f"--train {compared.train.root}"
+    of_sets = [one.counts("all") for one in compared.sets]
+    real = train.counts("train")
+    tested = (compared.test or train).counts(compared.test_part)
+    _check_classes(tuple(tested), tuple(real), compared.tested, source)
+    for one, counts in zip(compared.sets, of_sets, strict=True):
+        _check_classes(tuple(counts), tuple(real), f"SET {one.root}", source)
     return of_sets, real
-
-
-def _test_part(test: Path | str) -> Literal["val", "test", "all"]:
-    if test == "val":
-        return "val"
-    folders = split_folders(Path(test))
-    if folders and "test" not in folders:
-        raise DataError(f"--test {test}: has {', '.join(folders)} but no test part; give test images, or --test val")
-    return "test" if folders else "all"
 
 
 def _check_classes(classes: tuple[str, ...], expected: tuple[str, ...], what: str, reference: str) -> None:
@@ -208,7 +225,7 @@ def _class_counts(scenes: SceneSet) -> Int64:
 # -- Checks of an evaluation that need its sets, its images or installed models; the config checks the rest itself.
 
 
-def check_sets_and_students(sets: Sequence[Path], config: EvaluateConfig) -> None:
+def check_sets_and_students(sets: Sequence[Path | Scenes], config: EvaluateConfig) -> None:
     """Check what can be checked before images are read.
 
     Raises:
@@ -222,23 +239,22 @@ def check_sets_and_students(sets: Sequence[Path], config: EvaluateConfig) -> Non
         raise InputError(f"--pairs is {config.pairs}: give at least {len(sets)}, so that every SET is used")
 
 
-def check_evaluation(sets: Sequence[Path], config: EvaluateConfig, train: Path, test: Path | Literal["val"]) -> None:
+def check_evaluation(compared: Compared, config: EvaluateConfig) -> None:
     """Check all that needs no network and no pixel, in less than a second.
 
     Raises:
         InputError, DataError: as `dpd_eval.evaluation.evaluate`.
     """
-    check_sets_and_students(sets, config)
+    check_sets_and_students(compared.sets, config)
     extractor_name(config)
     load_recipe(config.recipe)
     check_segmenter(config.segmenter)
-    _ = config.reading  # raises
-    of_sets, real = check_sources(sets, train, test, config)
+    of_sets, real = check_sources(compared)
     if config.with_real:
         check_counts(METHODS["random"], real, max(config.with_real), "--with-real")
     if config.ipc:
-        for path, counts in zip(sets, of_sets, strict=True):
-            check_set(str(path), counts, max(config.ipc))
+        for one, counts in zip(compared.sets, of_sets, strict=True):
+            check_set(str(one.root), counts, max(config.ipc))
         for name in config.baselines:
             check_counts(find_method(name), real, max(config.ipc))
 
@@ -335,7 +351,7 @@ def suits_backbones(distilled: Path) -> bool:
     return found is None or found.watchers is None or any(name.startswith(HUB) for name in found.watchers)
 
 
-def check_fit(distilled: Path, config: FitConfig, own: Path | None) -> Recipe:
+def check_fit(distilled: Scenes, config: FitConfig, own: Scenes | None) -> Recipe:
     """Check everything that needs no image to be opened, and return the recipe.
 
     Raises:
@@ -348,25 +364,26 @@ def check_fit(distilled: Path, config: FitConfig, own: Path | None) -> Recipe:
             "--steps 0"
         )
     check_student(config.network)
-    if bands := bands_of_set(distilled):
+    if bands := bands_of_set(distilled.root):
         raise InputError(
-            f"{distilled} has {described(bands)}, and dpd fit trains on RGB: train a network of your own on its "
+            f"{distilled.root} has {described(bands)}, and dpd fit trains on RGB: train a network of your own on its "
             "GeoTIFF files, which hold physical values"
         )
     if own is None and config.image_options != ImageOptions().image_options:
         raise InputError("--bands, --stretch, --val-per-class, --split and --groups are for --own images; give some")
     if config.reading.carries:
         raise InputError(f"--bands {config.bands}: dpd fit trains on RGB; give three bands, such as --bands 4,3,2")
-    classes = check_files(distilled, "all")
+    classes = distilled.counts("all")
     if own is not None:
-        others = check_files(own, "train", config)
+        others = own.counts("train")
         if set(others) != set(classes):
             odd = sorted(set(others) ^ set(classes))
             raise DataError(
-                f"--own {own}: its classes are not those of {distilled}, first {odd[0]}; name the class folders alike"
+                f"--own {own.root}: its classes are not those of {distilled.root}, first {odd[0]}; name the class "
+                "folders alike"
             )
-    if config.resolution is None and len(sizes := image_sizes(distilled)) > 1:
-        raise DataError(f"{distilled}: has images of {len(sizes)} sizes; give --resolution")
+    if config.resolution is None and len(distilled.sizes) > 1:
+        raise DataError(f"{distilled.root}: has images of {len(distilled.sizes)} sizes; give --resolution")
     if config.steps is not None:
         recipe = replace(recipe, steps=config.steps or 1, epochs=0, warmup=min(recipe.warmup, max(config.steps - 1, 0)))
     if config.backbone is not None:

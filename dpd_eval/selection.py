@@ -26,7 +26,7 @@ from dpd_train.foreground.cropping import Stage, check_segmenter
 from dpd_train.prototypes import herded
 from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading
 from dpd_train.scene_set import SceneSet, fingerprint
-from dpd_train.scenes import check_files, read_scenes
+from dpd_train.scenes import Scenes, opened
 
 if TYPE_CHECKING:
     from dpd_eval.extractors import Extractor
@@ -59,16 +59,14 @@ class Look:
     """What a method may look at to find out what it sees.
 
     Args:
-        scenes: the real training images of `data` at the students' size.
-        held_out, reading: how `data` was read. segmenter: of --segmenter, for methods that use it.
+        data: the real images, opened. scenes: their training part at the students' size.
+        segmenter: of --segmenter, for methods that use it.
         teacher: builds a network that knows the classes, in the order of `scenes`.
         cache: folder for what takes long; None for the user's cache directory.
     """
 
-    data: Path
+    data: Scenes
     scenes: SceneSet
-    held_out: HeldOut
-    reading: Reading
     segmenter: str | None
     teacher: "Callable[[], Extractor]"
     cache: Path | None
@@ -340,7 +338,7 @@ class RealSet:
 
 
 def select_set(
-    data: Path,
+    data: Path | Scenes,
     out: Path,
     *,
     method: str,
@@ -360,7 +358,8 @@ def select_set(
     Args:
         ipc: images per class; None for `full`, which takes all images.
         seed: for methods that use random numbers; None is 0.
-        held_out, resolution, reading: as in `read_scenes`.
+        data: a folder or list, or scenes that were opened. held_out, reading: how a folder or list is opened.
+        resolution: as in `Scenes.part`.
         extractor, cache: as in `build_extractor`, for methods that use features; None is `own`.
         segmenter: finds the objects for the method foreground, as in `find_foreground`.
         overwrite: delete a distilled set that is already at `out`.
@@ -373,11 +372,11 @@ def select_set(
     """
     chosen = find_method(method)
     _check_arguments(chosen, ipc, seed, extractor, segmenter)
-    _check_rgb(reading)
-    _check_out(out, data)
-    seed, count = seed or 0, 0 if ipc is None else ipc
-    check_counts(chosen, check_files(data, "train", held_out), count)  # before images are opened
-    scenes = read_scenes(data, part="train", resolution=resolution, held_out=held_out, reading=reading)
+    _check_out(out, data.root if isinstance(data, Scenes) else data)
+    seed, count, data = seed or 0, 0 if ipc is None else ipc, opened(data, held_out, reading)
+    _check_rgb(data)
+    check_counts(chosen, data.counts("train"), count)  # before images are opened
+    scenes = data.part("train", resolution)
     check_ipc(chosen, scenes.labels, count, scenes.classes)  # before a training that takes minutes
 
     def build(name: str) -> "Extractor":
@@ -385,13 +384,13 @@ def select_set(
 
     seen = Seen(scenes)
     if chosen.look is not None:
-        seen = chosen.look(Look(data, scenes, held_out, reading, segmenter, lambda: build("own"), cache, progress))
+        seen = chosen.look(Look(data, scenes, segmenter, lambda: build("own"), cache, progress))
     elif chosen.sees == "features":
         network = build(extractor or "own")
         seen = Seen(scenes, network.features(scenes.images), network.description)
     rows = select(method, seen.scenes, count, seed, seen.features)
     about: dict[str, Any] = {"method": method, "ipc": ipc, "seed": seed if chosen.uses_seed else None}
-    about |= {"val_per_class": held_out.val_per_class, "split": held_out.split, "groups": held_out.groups}
+    about |= data.held_out.held_out_options
     about |= _describe(seen, rows)
     if overwrite:
         remove_set(out)
@@ -401,8 +400,8 @@ def select_set(
     return RealSet(out, len(rows), len(scenes.classes), digest, seen.network, len(scenes.rejected))
 
 
-def _check_rgb(reading: Reading) -> None:
-    if reading.carries:
+def _check_rgb(data: Scenes) -> None:
+    if data.carries:
         raise InputError(
             "--bands: dpd select writes RGB, and these are not three bands; give three, such as --bands 4,3,2, or "
             "compare a set with real images of all bands by dpd evaluate --baselines"

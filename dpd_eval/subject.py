@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -22,10 +22,10 @@ from dpd_runtime.manifest import MANIFEST_NAME, parse_manifest
 from dpd_runtime.networks import TEACHER, choose_provider, load_networks
 from dpd_runtime.set_state import DATASET_NAME
 from dpd_runtime.text import counted
-from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading, parse_reading
+from dpd_train.reading import PLAIN, parse_reading
 from dpd_train.run import read_run
 from dpd_train.scene_set import Part, SceneSet, fingerprint
-from dpd_train.scenes import check_files, count_scenes, natural_side, read_scenes, split_folders
+from dpd_train.scenes import Scenes, open_scenes
 
 # -- What an audit checks before PyTorch is imported: what kind of thing is audited, its classes, and the data.
 
@@ -68,11 +68,10 @@ def check_run(kind: Kind, run: Path | None) -> None:
 
 def check_inputs(
     path: Path,
-    train: Path,
-    holdout: Path | None,
+    train: Scenes,
+    holdout: Scenes | None,
     *,
     run: Path | None,
-    held_out: HeldOut,
     images: int | None,
     seed: int | None,
 ) -> None:
@@ -87,7 +86,7 @@ def check_inputs(
         if kind == "set" and value is not None:
             raise InputError(f"{option} {value} has no effect on a set: all its images are tested")
     check_run(kind, run)
-    check_sources(train, holdout, _classes(path), held_out)
+    check_sources(train, holdout, _classes(path))
 
 
 def check_further(extractor: str | None) -> None:
@@ -106,7 +105,7 @@ def _classes(path: Path) -> tuple[str, ...]:
     """The class names of what is audited; of a bundle before its hashes are checked."""
     kind = kind_of(path)
     if kind == "set":
-        return tuple(check_files(path, "all"))
+        return tuple(open_scenes(path).counts("all"))
     if kind == "run":
         return tuple(str(entry["name"]) for entry in read_run(path).table["classes"])
     files = open_files(path)
@@ -135,7 +134,7 @@ class Subject:
         trained_on: hash of the training images, if known.
         bands: of its images; empty for RGB, None for a set without dataset.json, whose files decide.
         model: None for a set.
-        images: of a set, with their labels, as `with_images` reads them.
+        images: of a set, with their labels, as `with_images` reads them. scenes: the set, opened.
     """
 
     name: str
@@ -147,6 +146,7 @@ class Subject:
     bands: tuple[Band, ...] | None = ()
     model: Model | None = None
     images: tuple[Images, Labels] | None = None
+    scenes: Scenes | None = None
 
 
 def open_subject(path: Path) -> Subject:
@@ -188,19 +188,21 @@ def _with_model(path: Path, kind: Literal["bundle", "run"], model: Model, files:
 
 
 def _open_set(path: Path) -> Subject:
+    scenes = open_scenes(path)
     return Subject(
         name=path.resolve().name,
         kind="set",
-        classes=tuple(check_files(path, "all")),
-        side=natural_side(path),
+        classes=tuple(scenes.counts("all")),
+        side=scenes.side,
         files={str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()},
         trained_on=None,
         bands=bands_of_set(path),
+        scenes=scenes,
     )
 
 
-def reading_of(subject: Subject, run: Path | None, reading: Reading) -> Reading:
-    """How T is read: as the options say or, where they say nothing of the subject's bands, as its run read it.
+def read_as_made(subject: Subject, run: Path | None, train: Scenes) -> Scenes:
+    """T, read as the options say or, where they say nothing of the subject's bands, as its run read it.
 
     Args:
         run: that was audited or exported, if it is known.
@@ -208,16 +210,16 @@ def reading_of(subject: Subject, run: Path | None, reading: Reading) -> Reading:
     Raises:
         InputError: neither says it.
     """
-    if not subject.bands or not reading.plain:
-        return reading
+    if not subject.bands or train.reading != PLAIN:
+        return train
     if run is None:
         way_out = "give --bands all" + ("" if subject.kind == "set" else ", or --run RUN")
         raise InputError(f"{subject.name} has {counted(len(subject.bands), 'band')}, --train is read as RGB: {way_out}")
     config = read_run(run).record["config"]
-    return parse_reading(config.get("bands"), config.get("stretch"))
+    return train.read_as(parse_reading(config.get("bands"), config.get("stretch")))
 
 
-def with_images(subject: Subject, path: Path, train: SceneSet) -> Subject:
+def with_images(subject: Subject, train: SceneSet) -> Subject:
     """The subject beside T: a set with its images, read as they must be to be compared with it.
 
     Raises:
@@ -226,9 +228,9 @@ def with_images(subject: Subject, path: Path, train: SceneSet) -> Subject:
     """
     if subject.bands is not None:
         check_bands(subject.name, subject.bands, train, "--train")
-    if subject.kind != "set":
+    if subject.scenes is None:
         return subject
-    scenes = read_scenes(path, part="all", resolution=subject.side, reading=set_reading(train))
+    scenes = subject.scenes.read_as(set_reading(train)).part("all", subject.side)
     return replace(subject, images=(scenes.images, scenes.labels))
 
 
@@ -305,15 +307,7 @@ class AuditData:
         return chosen[0], chosen[1]
 
 
-def read_data(
-    train: Path,
-    holdout: Path | None,
-    *,
-    classes: Sequence[str],
-    resolution: int,
-    held_out: HeldOut = BY_CONTENT,
-    reading: Reading = PLAIN,
-) -> AuditData:
+def read_data(train: Scenes, holdout: Scenes | None, *, classes: Sequence[str], resolution: int) -> AuditData:
     """Read T, the training part of `train`, and H, which is `holdout` or the validation part of `train`.
 
     Args:
@@ -323,20 +317,17 @@ def read_data(
     Raises:
         DataError: unusable data, other classes, a hold-out that was trained on or has fewer than two images per class.
     """
-    read = partial(read_scenes, train, resolution=resolution, held_out=held_out, reading=reading)
-    real, set_aside = read(part="train"), None
+    real, set_aside = train.part("train", resolution), None
     if holdout is None:
-        held = read(part="val")
+        held = train.part("val", resolution)
     else:
-        set_aside = read(part="val") if held_out.val_per_class != 0 else None
-        part: Part = "test" if "test" in split_folders(holdout) else "all"
-        alike = real.rendering or PLAIN
-        held = read_scenes(holdout, part=part, resolution=resolution, held_out=held_out.elsewhere, reading=alike)
+        set_aside = train.part("val", resolution) if train.held_out.val_per_class != 0 else None
+        held = holdout.read_as(real.rendering or PLAIN).part(_part_of(holdout), resolution)
     source = _source(holdout)
     _check_classes(classes, real.classes, held.classes, source)
     held, shared = _without_copies(held, real, source)
     held, repeated = _one_of_each_scene(held)
-    shown = sum(count_scenes(train, "train", held_out, real.rendering or reading).scenes.values())
+    shown = sum(train.counted("train").scenes.values())
     of_train = f"{len(real.labels)}" + (
         f", which show {counted(shown, 'distinct scene')}" if shown < len(real.labels) else ""
     )
@@ -353,22 +344,22 @@ def read_data(
     return AuditData(real, held, *_halves(held.labels, classes, source), tuple(notes), set_aside)
 
 
-def check_sources(train: Path, holdout: Path | None, classes: Sequence[str], held_out: HeldOut = BY_CONTENT) -> None:
+def check_sources(train: Scenes, holdout: Scenes | None, classes: Sequence[str]) -> None:
     """Check the folders or lists of `read_data`, their classes and counts, before any image is opened.
 
     Raises:
         DataError: as `read_data`.
     """
-    real = check_files(train, "train", held_out)
-    if holdout is None:
-        held = check_files(train, "val", held_out)
-    else:
-        part: Part = "test" if "test" in split_folders(holdout) else "all"
-        held = check_files(holdout, part, held_out.elsewhere)
+    real = train.counts("train")
+    held = train.counts("val") if holdout is None else holdout.counts(_part_of(holdout))
     _check_classes(classes, tuple(real), tuple(held), _source(holdout))
 
 
-def _source(holdout: Path | None) -> str:
+def _part_of(holdout: Scenes) -> Part:
+    return "test" if "test" in holdout.parts else "all"
+
+
+def _source(holdout: Scenes | None) -> str:
     return "the validation part of --train" if holdout is None else "--holdout"
 
 

@@ -37,7 +37,7 @@ from dpd_train.reading import LEAST
 from dpd_train.remarks import SceneSides, sides_of
 from dpd_train.run import PARTS, FinishedRun, check_classes, fate_of_scenes, recorded, stored_watchers, working_side
 from dpd_train.scene_set import Finding, Findings, SceneSet, fingerprint, look_over
-from dpd_train.scenes import hash_part, image_sizes, read_scenes
+from dpd_train.scenes import Scenes
 from dpd_train.symmetry import near_duplicates
 from dpd_train.tracking import Track
 from dpd_train.tuning import History, consistency_network, fine_tune, tune_of
@@ -86,7 +86,7 @@ class RunData:
 
 
 def read_parts(
-    data: Path,
+    scenes: Scenes,
     config: TrainConfig,
     side: int,
     device: torch.device | str = "cpu",
@@ -103,27 +103,27 @@ def read_parts(
         DataError: unusable data, a class name that no bundle can hold, or a class of near duplicates of one image.
         InputError: `--crop` of images that are not larger.
     """
-    reading, sides = config.reading, sides_of(image_sizes(data))
+    sides = sides_of(scenes.sizes)
     if config.crop is not None:
-        side_to_cut(data, side)  # before minutes of decoding
+        side_to_cut(scenes, side)  # before minutes of decoding
     else:
         for line in fate_of_scenes(sides, config.base, config.resolution, side):
             log.info(line)
-    train, held = (read_scenes(data, part=part, resolution=side, held_out=config, reading=reading) for part in PARTS)
-    check_classes(data, train.classes)
+    train, held = (scenes.part(part, side) for part in PARTS)
+    check_classes(scenes.root, train.classes)
     of_all = fingerprint(train)
     near: tuple[Finding, ...] = ()
     if config.keep_near_duplicates:
         train = _with_scenes(train)
     else:
-        train, near = _without_near_duplicates(data, train)
-    findings = look_over({"train": train, "val": held}, {"test": hash_part(data, "test", train.rendering)})
+        train, near = _without_near_duplicates(scenes.root, train)
+    findings = look_over({"train": train, "val": held}, {"test": scenes.hashes("test")})
     findings = replace(findings, near=near)
     for message in findings.messages():
         log.warning(message)
     if config.crop is None:
         return RunData(train, held, findings, of_all, sides)
-    cut = cropped(data, train, config, segmenter=config.segmenter, reading=reading, stage=stage, device=device)
+    cut = cropped(scenes, train, segmenter=config.segmenter, stage=stage, device=device)
     return RunData(cut.scenes, held, findings, of_all, sides, cut)
 
 

@@ -14,7 +14,7 @@ from dpd_train.attributes import class_words
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
 from dpd_train.reading import PLAIN, By, HeldOut, Reading
 from dpd_train.scene_set import ONE_OF_EACH, Crops, Part, SceneSet, equal_shares, fingerprint, multi_scale
-from dpd_train.scenes import check_files, natural_side, read_scenes
+from dpd_train.scenes import Scenes, open_scenes
 
 if TYPE_CHECKING:
     import torch
@@ -121,16 +121,17 @@ def _read(place: str, held_out: int | None, sources: Sources) -> _Source:
     if place.startswith(DRAWN):
         train, held = _drawn(place, held_out, resolution, seed)
         return _whole(train, held)
-    side = max(resolution, natural_side(Path(place))) if crops else resolution
-    chosen = HeldOut(val_per_class=held_out, split=sources.split)
-    train, held = (
-        read_scenes(Path(place), part=part, resolution=side, held_out=chosen, reading=sources.reading)
-        for part in ("train", "val")
-    )
+    scenes = _opened(place, held_out, sources)
+    side = max(resolution, scenes.side) if crops else resolution
+    train, held = scenes.part("train", side), scenes.part("val", side)
     if crops is None or side == resolution:
         return _whole(train, held)
     cut, levels, of_image = multi_scale(train, resolution, seed, crops)
     return _Source(cut, multi_scale(held, resolution, seed, ONE_OF_EACH)[0], len(train.labels), levels, of_image)
+
+
+def _opened(place: str, held_out: int | None, sources: Sources) -> Scenes:
+    return open_scenes(Path(place), HeldOut(val_per_class=held_out, split=sources.split), sources.reading)
 
 
 def _whole(train: SceneSet, held: SceneSet) -> _Source:
@@ -230,5 +231,6 @@ def check_sources(sources: Sources) -> None:
         if place.startswith(DRAWN):
             _drawn_counts(place, held_out)
         else:
+            scenes = _opened(place, held_out, sources)
             for part in PARTS[:2]:
-                check_files(Path(place), part, HeldOut(val_per_class=held_out, split=sources.split))
+                scenes.counts(part)

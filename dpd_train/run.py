@@ -28,7 +28,7 @@ from dpd_train.foreground.cropping import check_segmenter
 from dpd_train.rasters import require_rasterio
 from dpd_train.remarks import SceneSides, network_remarks, other_side, recorded_sides, size_remarks
 from dpd_train.scene_set import Part
-from dpd_train.scenes import check_files
+from dpd_train.scenes import Scenes
 
 log = logging.getLogger(__name__)
 PARTS: tuple[Part, Part] = ("train", "val")
@@ -188,7 +188,7 @@ def match_config(
 
 
 def check_inputs(
-    data: Path | None, out: Path, config: TrainConfig, *, resume: bool = False, cache: Path | None = None
+    data: Scenes | None, out: Path, config: TrainConfig, *, resume: bool = False, cache: Path | None = None
 ) -> None:
     """Check all that needs no network and no pixel, in less than a second.
 
@@ -218,8 +218,8 @@ def check_inputs(
     if not reading.plain:
         require_rasterio()
     if data is not None:
-        counts, _ = (check_files(data, part, config) for part in PARTS)
-        check_classes(data, tuple(counts))
+        counts, _ = (data.counts(part) for part in PARTS)
+        check_classes(data.root, tuple(counts))
         if (config.prototypes == "matched" or reading.carries) and not config.prune:
             check_matched_counts(counts, reading.carries)
 

@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
@@ -327,44 +326,31 @@ def equal_shares(levels: Sequence[int] | Int64) -> npt.NDArray[np.float64]:
 log = logging.getLogger(__name__)
 SIDE = 64  # pixels at which images are compared, whatever size they are used at
 FORMAT = 2  # increase this whenever other images become near duplicates
-Stamp = tuple[Path, int, int]
-"""A file with its time and size, so that a change is seen."""
 
 
-@lru_cache(maxsize=4)
-def hashes_of(files: tuple[Stamp, ...], rendering: Rendering | None) -> dict[Path, str]:
+def hashes_of(files: Iterable[Path], rendering: Rendering | None) -> dict[Path, str]:
     """Hash of the bytes of each file that can be read.
 
     Args:
         rendering: of the data set; its hashes are `Rendering.identity`.
     """
     digests = {}
-    for path, _, _ in files:
+    for path in files:
         content = read_bytes(path)
         if isinstance(content, bytes):
             digests[path] = identity(content, rendering)
     return digests
 
 
-@lru_cache(maxsize=4)
-def scenes_of(files: tuple[Stamp, ...], rendering: Rendering | None) -> dict[Path, str]:
-    """Each file's least hash among its near duplicates, itself included."""
-    digests = hashes_of(files, rendering)
+def scenes_of(digests: Mapping[Path, str], rendering: Rendering | None) -> dict[Path, str]:
+    """Each file's least hash among its near duplicates, itself included.
+
+    Args:
+        digests: of `hashes_of`.
+    """
     first = {digest: path for path, digest in digests.items()}
     group_of = {digest: min(group) for group in _near(first, rendering) for digest in group}
     return {path: group_of.get(digest, digest) for path, digest in digests.items()}
-
-
-def stamps(files: Iterable[Path]) -> tuple[Stamp, ...]:
-    """The files in a form that changes whenever one of them does."""
-    entries = []
-    for path in files:
-        try:
-            state = path.stat()
-            entries.append((path, state.st_mtime_ns, state.st_size))
-        except OSError:
-            entries.append((path, 0, 0))  # reading it will say why
-    return tuple(entries)
 
 
 def _near(files: Mapping[str, Path], rendering: Rendering | None) -> list[list[str]]:

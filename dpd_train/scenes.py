@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -11,12 +12,22 @@ import numpy as np
 
 from dpd_runtime.bands import Band
 from dpd_runtime.errors import DataError, MissingExtraError
-from dpd_runtime.images import ALONE, Alike, alike, evenly_spaced, read_bytes, read_square, size_in_header
+from dpd_runtime.images import ALONE, Alike, alike, evenly_spaced, read_square, size_in_header
 from dpd_runtime.text import counted, printable
 from dpd_train.rasters import Rendering, array_size, identity, reader, settle
-from dpd_train.reading import BY_CONTENT, LEAST, PLAIN, HeldOut, Reading, choose_groups, joined, parse_reading
+from dpd_train.reading import (
+    BY_CONTENT,
+    LEAST,
+    PLAIN,
+    HeldOut,
+    ImageOptions,
+    Reading,
+    choose_groups,
+    joined,
+    parse_reading,
+)
 from dpd_train.remarks import SceneSides, sides_of
-from dpd_train.scene_set import Finding, Part, Rejected, SceneSet, hashes_of, scenes_of, stamps
+from dpd_train.scene_set import Finding, Part, Rejected, SceneSet, hashes_of, scenes_of
 from dpd_train.sources import (
     LIST_SUFFIXES,
     Files,
@@ -25,10 +36,284 @@ from dpd_train.sources import (
     files_of_part,
     open_list,
     open_tree,
-    reference_files,
 )
 
-# -- Read labelled scenes from a folder tree or a list into memory.
+# -- Labelled scenes of a folder tree or a list: opened once, and handed on to whatever works with them.
+
+
+@dataclass(frozen=True, eq=False)
+class Scenes:
+    """Labelled scenes of one folder or list, and how they are read and divided. `open_scenes` opens them.
+
+    Folders are listed once, near duplicates are looked for once, and images of one size are decoded once, for all that
+    share this value. Damaged and unusable files are listed in `SceneSet.rejected`. Hidden files and those without an
+    image suffix are ignored.
+
+    A part "train" is what is left of the training images after "val", which is val/ (or the rows of split val) if it
+    exists, else what `held_out` takes. "test" is test/, "all" is every image.
+
+    Args:
+        held_out: an error if there is a val part, unless it is the default.
+        reading: bands and stretch. The limits of the stretch are those of the training images, held-out ones included,
+            for every part. A `Rendering` of other scenes reads these in the same way.
+    """
+
+    source: Source
+    held_out: HeldOut = BY_CONTENT
+    reading: Reading | Rendering = PLAIN
+    _listed: dict[str | None, Files] = field(default_factory=dict, repr=False)
+    _parts: dict[Part, Files] = field(default_factory=dict, init=False, repr=False)
+    _decoded: dict[tuple[Part, int], SceneSet] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def root(self) -> Path:
+        """The folder or list."""
+        return self.source.root
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Those of train, val and test that the data bring as folders or splits; other folders of such names are
+        classes.
+        """
+        return self.source.parts
+
+    @property
+    def carries(self) -> bool:
+        """Whether the images keep bands; else they become RGB."""
+        return bool(self.reading.carries if isinstance(self.reading, Reading) else self.reading.carried)
+
+    def read_as(self, reading: Reading | Rendering) -> "Scenes":
+        """The same scenes, read in this way."""
+        return self if reading in (self.reading, self.__dict__.get("rendering")) else replace(self, reading=reading)
+
+    def files(self, part: Part) -> Files:
+        """The files of a part that the data bring; of "train" before any is held out.
+
+        Raises:
+            DataError: a part that is missing or has other classes.
+        """
+        if part not in self._parts:
+            self._parts[part] = files_of_part(self.source, self._list, self._reference, part)
+        return self._parts[part]
+
+    def counts(self, part: Part) -> dict[str, int]:
+        """Class → number of files of a part, as far as names and numbers tell. Groups and near duplicates, which stay
+        on one side, may change it.
+
+        Raises:
+            DataError: a missing part, train/ and this part with different classes, fewer than 2 training images (1 in
+                other parts) in a class; groups that no file name gives.
+        """
+        files = self.files(part)
+        counts = {name: len(paths) for name, paths in files.items()}
+        if divides(self.source, part, self.held_out):
+            self._named_groups(files)
+            held = {name: self.held_out.of_class(count) for name, count in counts.items()}
+            counts = held if part == "val" else {name: count - held[name] for name, count in counts.items()}
+        for name, count in counts.items():
+            _check_count(self.source, part, name, count, [])
+        return counts
+
+    def part(self, part: Part, resolution: int | None = None) -> SceneSet:
+        """Decode one part; every image is centre-cropped to a square and resized (Lanczos).
+
+        Args:
+            resolution: side of the images in pixels; None takes `side`, so that all parts are alike.
+
+        Raises:
+            DataError: as `counts`; unusable images, or groups that hold a whole class.
+            MissingExtraError: the reading needs rasterio, and it is not installed.
+        """
+        if resolution is not None and resolution < 1:
+            raise DataError(f"resolution is {resolution}: give a positive number of pixels")
+        if resolution is None or (part, resolution) not in self._decoded:
+            self.counts(part)  # before images are opened
+            files = self._divided(part)
+            resolution = self.side if resolution is None else resolution
+            if (part, resolution) not in self._decoded:
+                self._decoded[part, resolution] = _decode(self, files, part, resolution)
+        return self._decoded[part, resolution]
+
+    def counted(self, part: Part) -> "Counted":
+        """Count the images of a part and the scenes that they show, as numbers of scenes decide what can be made of
+        them. All images are decoded to find near duplicates, which the cache keeps.
+
+        Raises:
+            DataError, MissingExtraError: as `part` does.
+        """
+        self.counts(part)
+        scenes = (
+            self._scenes if divides(self.source, part, self.held_out) else self._scenes_of(_paths(self.files(part)))
+        )
+        files = self._divided(part)
+        shown = {name: len({scenes.get(path, str(path)) for path in paths}) for name, paths in files.items()}
+        return Counted({name: len(paths) for name, paths in files.items()}, shown)
+
+    @cached_property
+    def sizes(self) -> Counter[tuple[int, int]]:
+        """Number of training images of each (width, height) in pixels, from their headers.
+
+        Raises:
+            DataError: no image can be opened.
+        """
+        every = _paths(self._reference)
+        sizes = Counter(size for path in every if (size := size_of(path)) is not None)
+        if not sizes:
+            raise DataError(f"{self.root}: none of its {len(every)} image files can be opened; are they images?")
+        return sizes
+
+    @property
+    def side(self) -> int:
+        """Shorter side in pixels of the most common size of the training images, from their headers.
+
+        Raises:
+            DataError: no image can be opened.
+        """
+        return min(common_size(self.sizes))
+
+    @cached_property
+    def rendering(self) -> Rendering | None:
+        """The reading with limits from the training images; None where Pillow reads the images as they are.
+
+        Raises:
+            DataError: as `settle` does.
+            MissingExtraError: the reading needs rasterio, which is not installed.
+        """
+        return settled(self.reading, self._reference, self.root)
+
+    @cached_property
+    def alike(self) -> Alike:
+        """What Pillow's reader should know of all of the training images; nothing where there is a rendering."""
+        return ALONE if self.rendering is not None else alike(_paths(self._reference))
+
+    def hashes(self, part: Literal["train", "test"]) -> dict[str, str]:
+        """Path → hash as in `SceneSet.hashes`, without decoding the images. Unreadable files are left out.
+
+        Args:
+            part: "train" with all images that could be held out; "test", which may be missing and is empty then.
+
+        Raises:
+            DataError: a part with other classes.
+        """
+        if part == "test" and "test" not in self.parts:
+            return {}
+        digests = hashes_of(_paths(self.files(part)), self.rendering)
+        return {name_in(self.source, path): digest for path, digest in digests.items()}
+
+    def shared(self) -> dict[tuple[str, str], int]:
+        """(part, part) → files of the second part that show a scene of the first, copies included.
+
+        Raises:
+            DataError, MissingExtraError: as `look_at`.
+        """
+        files = {part: _paths(of) for part, of in self.every_part.items()}
+        if len(files) < 2:
+            return {}
+        scenes = self._scenes_of(path for paths in files.values() for path in paths)
+        names, shared = list(files), {}
+        for i, first in enumerate(names):
+            known = {scenes[path] for path in files[first] if path in scenes}
+            for second in names[i + 1 :]:
+                if count := sum(scenes.get(path) in known for path in files[second]):
+                    shared[first, second] = count
+        return shared
+
+    @property
+    def every_part(self) -> dict[str, Files]:
+        """The files of each part that the data bring, whatever its classes; without parts of "all"."""
+        return {part: self._list(part) for part in self.parts} or {"all": self._reference}
+
+    @cached_property
+    def _reference(self) -> Files:
+        """Files of the part that decides the classes: train, if there is one."""
+        return self._list(None if not self.parts else "train" if "train" in self.parts else self.parts[0])
+
+    def _list(self, part: str | None) -> Files:
+        if part not in self._listed:
+            self._listed[part] = self.source.files(part)
+        return self._listed[part]
+
+    @cached_property
+    def _hashes(self) -> dict[Path, str]:
+        return hashes_of(_paths(self._reference), self.rendering)
+
+    @cached_property
+    def _scenes(self) -> dict[Path, str]:
+        return scenes_of(self._hashes, self.rendering)
+
+    def _scenes_of(self, files: Iterable[Path]) -> dict[Path, str]:
+        return scenes_of(hashes_of(files, self.rendering), self.rendering)
+
+    def _named_groups(self, files: Files) -> dict[Path, str]:
+        """The group of each file by the list's column or by its name; empty without groups."""
+        if self.held_out.groups is None:
+            return {}
+        groups = self.source.groups
+        return {path: groups[path] if groups else self.held_out.group_of(path) for path in _paths(files)}
+
+    def _divided(self, part: Part) -> Files:
+        """The files of a part, after images are held out."""
+        if not divides(self.source, part, self.held_out):
+            return self.files(part)
+        return self._sides[part == "val"]
+
+    @cached_property
+    def _sides(self) -> tuple[Files, Files]:
+        """The training images without those that are held out, and these.
+
+        Where content decides which images are held out, it decides their order too, so that a run does not depend on
+        names.
+        """
+        files, held_out = self._reference, self.held_out
+        if held_out.split == "names":
+            cuts = {name: len(paths) - held_out.of_class(len(paths)) for name, paths in files.items()}
+            train = {name: paths[: cuts[name]] for name, paths in files.items()}
+            return train, {name: paths[cuts[name] :] for name, paths in files.items()}
+        if held_out.val_per_class == 0:
+            return {name: [*paths] for name, paths in files.items()}, {name: [] for name in files}
+        digests = self._hashes
+        classes = {name: {path: digests[path] for path in paths if path in digests} for name, paths in files.items()}
+        scenes: Mapping[Path, Hashable] = {}
+        together: Mapping[Path, Hashable] = {}
+        if held_out.split == "content":
+            scenes = self._scenes
+            together = joined(scenes, self._named_groups(files))
+        counted = scenes if held_out.val_per_class is not None else {}  # a share is the same of files and of scenes
+        held = choose_groups(classes, together, held_out, self.root, counted)
+        unread = "~"  # behind every hash; these files are reported in the order of their names
+        train, val = (
+            {
+                name: sorted(
+                    (path for path in paths if (path in held) == is_held), key=lambda p: digests.get(p, unread)
+                )
+                for name, paths in files.items()
+            }
+            for is_held in (False, True)
+        )
+        return train, val
+
+
+def open_scenes(root: Path, options: HeldOut = BY_CONTENT, reading: Reading | Rendering | None = None) -> Scenes:
+    """Open a folder tree or a list. No image is opened yet.
+
+    Args:
+        root: a folder with class folders, or with train/ (and val/, test/) that have them; or a .csv or .parquet list
+            with the columns path, label and perhaps split.
+        options: which images are held out; and how images are read, if they say it.
+        reading: how images are read instead of what the options say.
+
+    Raises:
+        DataError: nothing at root, or nothing of that kind.
+        MissingExtraError: the list needs pyarrow, which is not installed.
+    """
+    if reading is None:
+        reading = options.reading if isinstance(options, ImageOptions) else PLAIN
+    return Scenes(open_source(root, options.groups, options.allow_outside), options, reading)
+
+
+def opened(data: Path | Scenes, options: HeldOut = BY_CONTENT, reading: Reading | Rendering | None = None) -> Scenes:
+    """Scenes that somebody has opened, or those at a path, opened as `open_scenes` does."""
+    return data if isinstance(data, Scenes) else open_scenes(data, options, reading)
 
 
 def read_scenes(
@@ -39,53 +324,17 @@ def read_scenes(
     held_out: HeldOut = BY_CONTENT,
     reading: Reading | Rendering = PLAIN,
 ) -> SceneSet:
-    """Read one part of a data set; every image is centre-cropped to a square and resized (Lanczos).
-
-    Damaged and unusable files are listed in `rejected`. Hidden files and those without an image suffix are ignored.
+    """Read one part of a data set, of which nothing else is needed.
 
     Args:
-        root: a folder with class folders, or with train/ (and val/, test/) that have them; or a .csv or .parquet list
-            with the columns path, label and perhaps split.
-        part: "val" is val/ (or the rows of split val) if it exists, else what `held_out` takes from the training
-            images, which is then not in "train". "test" is test/. "all" is every image.
-        resolution: side of the images in pixels; None takes the shorter side of the most common size of the training
-            images, so that all parts are alike.
-        held_out: an error if there is a val/, unless it is the default.
-        reading: bands and stretch. The limits of the stretch are those of the training images, held-out ones included,
-            for every part. A `rendering` of other scenes reads these in the same way.
+        root, held_out, reading: as `open_scenes` takes them. part, resolution: as `Scenes.part` takes them.
 
     Raises:
-        DataError: nothing at root, no images, fewer than two classes, an empty class, a missing part, train/ and this
-            part with different classes, fewer than 2 usable training images (1 in other parts) in a class; groups that
-            no file name gives, or that hold a whole class.
-        MissingExtraError: the reading needs rasterio, or the list pyarrow, and it is not installed.
+        DataError, MissingExtraError: as both.
     """
     if resolution is not None and resolution < 1:
         raise DataError(f"resolution is {resolution}: give a positive number of pixels")
-    source = open_source(root, held_out.groups, held_out.allow_outside)
-    reference = reference_files(source)
-    files = files_of_part(source, reference, part)
-    _counts(source, files, part, held_out)  # before images are opened
-    rendering = settled(reading, reference, source)
-    if divides(source, part, held_out):
-        files = _divided(source, files, part, held_out, rendering)
-    if resolution is None:
-        resolution = min(common_size(_sizes(reference, source)))
-    together = known(rendering, reference)
-    return _decode(source, files, part, resolution, rendering, together, held_out.allow_outside)
-
-
-def check_files(root: Path, part: Part, held_out: HeldOut = BY_CONTENT) -> dict[str, int]:
-    """Check what `read_scenes` needs to know of a part before it opens an image: folders or list, classes, counts.
-
-    Returns:
-        class → number of image files. Groups and near duplicates, which stay on one side, may change it.
-
-    Raises:
-        DataError, MissingExtraError: as `read_scenes` does.
-    """
-    source = open_source(root, held_out.groups, held_out.allow_outside)
-    return _counts(source, files_of_part(source, reference_files(source), part), part, held_out)
+    return open_scenes(root, held_out, reading).part(part, resolution)
 
 
 @dataclass(frozen=True)
@@ -113,60 +362,14 @@ class Counted:
                 )
 
 
-def count_scenes(
-    root: Path, part: Part, held_out: HeldOut = BY_CONTENT, reading: Reading | Rendering = PLAIN
-) -> Counted:
-    """Count the images of a part and the scenes that they show, as numbers of scenes decide what can be made of them.
-
-    All images are decoded to find near duplicates, which the cache keeps.
-
-    Args:
-        root, part, held_out, reading: as `read_scenes` takes them.
-
-    Raises:
-        DataError, MissingExtraError: as `read_scenes` does.
-    """
-    source = open_source(root, held_out.groups, held_out.allow_outside)
-    reference = reference_files(source)
-    files = files_of_part(source, reference, part)
-    _counts(source, files, part, held_out)
-    rendering = settled(reading, reference, source)
-    scenes = scenes_of(stamps(path for paths in files.values() for path in paths), rendering)
-    if divides(source, part, held_out):
-        files = _divided(source, files, part, held_out, rendering)
-    shown = {name: len({scenes.get(path, str(path)) for path in paths}) for name, paths in files.items()}
-    return Counted({name: len(paths) for name, paths in files.items()}, shown)
-
-
-def image_sizes(root: Path) -> Counter[tuple[int, int]]:
-    """Number of training images of each (width, height) in pixels, from their headers.
-
-    Raises:
-        DataError: as `read_scenes` does; no image can be opened.
-    """
-    source = open_source(root)
-    return _sizes(reference_files(source), source)
-
-
-def natural_side(root: Path) -> int:
-    """Shorter side in pixels of the most common size of the training images, from their headers.
-
-    Raises:
-        DataError: as `image_sizes` does.
-    """
-    return min(common_size(image_sizes(root)))
+def _paths(files: Files) -> list[Path]:
+    return [path for paths in files.values() for path in paths]
 
 
 def common_size(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
     """The most common size; of several that are equally common the one with the smallest shorter side."""
     most = max(sizes.values())
     return min((size for size, count in sizes.items() if count == most), key=lambda size: (min(size), size))
-
-
-def split_folders(root: Path) -> tuple[str, ...]:
-    """Those of train, val, test that are parts of `root`, a tree or a list, and not classes with these names."""
-    root = Path(root)
-    return open_source(root).parts if root.is_dir() or _is_list(root) else ()
 
 
 def open_source(root: Path, groups: str | None = None, allow_outside: bool = True) -> Source:
@@ -194,97 +397,15 @@ def open_source(root: Path, groups: str | None = None, allow_outside: bool = Tru
     )
 
 
-def hash_part(root: Path, part: Literal["train", "test"], rendering: Rendering | None = None) -> dict[str, str]:
-    """Path → hash as in `SceneSet.hashes`, without decoding the images. Unreadable files are left out.
-
-    Args:
-        part: "train" with all images that could be held out; "test", which may be missing and is empty then.
-        rendering: of the training images, so that equal images have equal hashes; None for the files' own bytes.
-
-    Raises:
-        DataError: as `read_scenes` does.
-    """
-    source = open_source(root)
-    if part == "test" and "test" not in source.parts:
-        return {}
-    hashes = {}
-    for paths in files_of_part(source, reference_files(source), part).values():
-        for path in paths:
-            content = read_bytes(path)
-            if isinstance(content, bytes):
-                hashes[name_in(source, path)] = identity(content, rendering)
-    return hashes
-
-
 def _is_list(root: Path) -> bool:
     return root.is_file() and root.suffix.lower() in LIST_SUFFIXES
 
 
-def _counts(source: Source, files: Files, part: Part, held_out: HeldOut) -> dict[str, int]:
-    """Class → number of files of a part, as far as names and numbers tell; checked.
-
-    Args:
-        files: as `files_of_part` gives them.
-    """
-    counts = {name: len(paths) for name, paths in files.items()}
-    if divides(source, part, held_out):
-        _named_groups(source, files, held_out)
-        held = {name: held_out.of_class(count) for name, count in counts.items()}
-        counts = held if part == "val" else {name: count - held[name] for name, count in counts.items()}
-    for name, count in counts.items():
-        _check_count(source, part, name, count, [])
-    return counts
-
-
-def _named_groups(source: Source, files: Files, held_out: HeldOut) -> dict[Path, str]:
-    """The group of each file by the list's column or by its name; empty without groups."""
-    if held_out.groups is None:
-        return {}
-    every = [path for paths in files.values() for path in paths]
-    return {path: source.groups[path] if source.groups else held_out.group_of(path) for path in every}
-
-
-def _divided(
-    source: Source, files: Files, part: Part, held_out: HeldOut, rendering: Rendering | None
-) -> dict[str, list[Path]]:
-    """The training or the validation part of training images.
-
-    Where content decides which images are held out, it decides their order too, so that a run does not depend on names.
-    """
-    if held_out.split == "names":
-        cuts = {name: len(paths) - held_out.of_class(len(paths)) for name, paths in files.items()}
-        return {name: paths[: cuts[name]] if part == "train" else paths[cuts[name] :] for name, paths in files.items()}
-    if held_out.val_per_class == 0:
-        return {name: [*paths] if part == "train" else [] for name, paths in files.items()}
-    every = stamps(path for paths in files.values() for path in paths)
-    digests = hashes_of(every, rendering)
-    classes = {name: {path: digests[path] for path in paths if path in digests} for name, paths in files.items()}
-    scenes: Mapping[Path, Hashable] = {}
-    together: Mapping[Path, Hashable] = {}
-    if held_out.split == "content":
-        scenes = scenes_of(every, rendering)
-        together = joined(scenes, _named_groups(source, files, held_out))
-    counted = scenes if held_out.val_per_class is not None else {}  # a share is the same of files and of scenes
-    held = choose_groups(classes, together, held_out, source.root, counted)
-    unread = "~"  # behind every hash; these files are reported in the order of their names
-    return {
-        name: sorted(
-            (path for path in paths if (path in held) == (part == "val")), key=lambda path: digests.get(path, unread)
-        )
-        for name, paths in files.items()
-    }
-
-
-def settled(reading: Reading | Rendering, files: Files, source: Source) -> Rendering | None:
+def settled(reading: Reading | Rendering, files: Files, root: Path) -> Rendering | None:
     """The rendering of a reading, with limits from `files`; None where Pillow reads the images as they are."""
     if isinstance(reading, Rendering):
         return reading
-    return None if reading.plain else settle(reading, files, source.root)
-
-
-def known(rendering: Rendering | None, files: Files) -> Alike:
-    """What Pillow's reader should know of a data set with these training images; nothing where there is a rendering."""
-    return alike([path for paths in files.values() for path in paths]) if rendering is None else ALONE
+    return None if reading.plain else settle(reading, files, root)
 
 
 def notes_of(together: Alike) -> tuple[str, ...]:
@@ -292,17 +413,10 @@ def notes_of(together: Alike) -> tuple[str, ...]:
     return (f"{together.note}; --bands all keeps them",) if together.note else ()
 
 
-def _decode(
-    source: Source,
-    files: Files,
-    part: Part,
-    resolution: int,
-    rendering: Rendering | None,
-    together: Alike,
-    allow_outside: bool,
-) -> SceneSet:
+def _decode(scenes: Scenes, files: Files, part: Part, resolution: int) -> SceneSet:
+    source, rendering = scenes.source, scenes.rendering
     gaps: list[bool] = []
-    to_pixels = reader(rendering, together, gaps)
+    to_pixels = reader(rendering, scenes.alike, gaps)
     channels = (len(rendering.carried) if rendering is not None else 0) or 3
     images = np.empty((sum(map(len, files.values())), resolution, resolution, channels), np.uint8)
     labels: list[int] = []
@@ -331,10 +445,10 @@ def _decode(
         tuple(name_in(source, path) for path in used),
         rendering,
         ()
-        if allow_outside
+        if scenes.held_out.allow_outside
         else tuple(name_in(source, path) for path in used if not path.resolve().is_relative_to(inside)),
         tuple(gaps),
-        notes_of(together),
+        notes_of(scenes.alike),
     )
 
 
@@ -359,14 +473,6 @@ def _check_count(source: Source, part: Part, name: str, used: int, rejected: Seq
     if rejected:
         way_out = f"mend or remove what is rejected, or {way_out}"
     raise DataError(f"{place}{because}, at least {least} needed; {way_out}")
-
-
-def _sizes(files: Files, source: Source) -> Counter[tuple[int, int]]:
-    every = [path for paths in files.values() for path in paths]
-    sizes = Counter(size for path in every if (size := size_of(path)) is not None)
-    if not sizes:
-        raise DataError(f"{source.root}: none of its {len(every)} image files can be opened; are they images?")
-    return sizes
 
 
 # -- One look at a data set before the long run: a sample of every class is decoded, and parts are compared.
@@ -443,65 +549,36 @@ class Look:
             raise DataError(f"{root}: {'; '.join(self.remarks())}")
 
 
-def look_at(root: Path, reading: Reading = PLAIN) -> Look:
-    """Decode a sample of every class of `root`, and suggest how to read it.
+def look_at(scenes: Scenes) -> Look:
+    """Decode a sample of every class, and suggest how to read it.
 
     Raises:
         DataError: no folder or list of at least two classes; or no image of the sample is usable, however read.
         MissingExtraError: the reading needs rasterio, which is not installed.
     """
-    source, parts = _opened(root)
-    rendering = settled(reading, reference_files(source), source)
-    together = known(rendering, reference_files(source))
-    sample = _decoded(source, parts, rendering, together)
-    suggestion = _suggested(source, parts, sample) if reading.plain and sample.set_aside else None
+    parts, rendering = scenes.every_part, scenes.rendering
+    sample = _decoded(scenes, parts)
+    plain = isinstance(scenes.reading, Reading) and scenes.reading.plain
+    suggestion = _suggested(scenes, parts, sample) if plain and sample.set_aside else None
     if not sample.usable and suggestion is None:
         first = sample.set_aside[0]
         missing = first.reason in ("no such file", "broken link")
         way_out = "correct the paths: relative to the list's folder, with /" if missing else FORMATS
         raise DataError(
-            f"{root}: none of {counted(sample.images, 'image')} can be used, first {first.path}: {first.reason}; "
-            f"{way_out}"
+            f"{scenes.root}: none of {counted(sample.images, 'image')} can be used, first {first.path}: "
+            f"{first.reason}; {way_out}"
         )
     return Look(
         counts={part: {name: len(paths) for name, paths in files.items()} for part, files in parts.items()},
         sample=sample,
         suggestion=suggestion,
         bands=rendering.carried if rendering is not None else (),
-        notes=notes_of(together),
+        notes=notes_of(scenes.alike),
     )
 
 
-def shared_scenes(root: Path, reading: Reading = PLAIN) -> dict[tuple[str, str], int]:
-    """(part, part) → files of the second part that show a scene of the first, copies included.
-
-    Raises:
-        DataError, MissingExtraError: as `look_at`.
-    """
-    source, parts = _opened(root)
-    files = {part: [path for paths in of.values() for path in paths] for part, of in parts.items()}
-    if len(files) < 2:
-        return {}
-    every = stamps([path for paths in files.values() for path in paths])
-    scenes = scenes_of(every, settled(reading, reference_files(source), source))
-    names, shared = list(files), {}
-    for i, first in enumerate(names):
-        known = {scenes[path] for path in files[first] if path in scenes}
-        for second in names[i + 1 :]:
-            if count := sum(scenes.get(path) in known for path in files[second]):
-                shared[first, second] = count
-    return shared
-
-
-def _opened(root: Path) -> tuple[Source, dict[str, Files]]:
-    source = open_source(Path(root))
-    return source, {part: source.files(part) for part in source.parts} or {"all": source.files(None)}
-
-
-def _decoded(
-    source: Source, parts: Mapping[str, Files], rendering: Rendering | None, together: Alike = ALONE
-) -> Sample:
-    to_pixels = reader(rendering, together)
+def _decoded(scenes: Scenes, parts: Mapping[str, Files]) -> Sample:
+    to_pixels = reader(scenes.rendering, scenes.alike)
     tried, set_aside, sizes = 0, [], Counter[tuple[int, int]]()
     for part, files in parts.items():
         for paths in files.values():
@@ -509,13 +586,13 @@ def _decoded(
                 tried += 1
                 square = read_square(path, SIDE, to_pixels)
                 if isinstance(square, str):
-                    set_aside.append(Finding(part, name_in(source, path), square))
+                    set_aside.append(Finding(part, name_in(scenes.source, path), square))
                 elif (size := size_of(path)) is not None:
                     sizes[size] += 1
     return Sample(tried, tuple(set_aside), sides_of(sizes) if sizes else None)
 
 
-def _suggested(source: Source, parts: Mapping[str, Files], plain: Sample) -> tuple[str, Sample] | None:
+def _suggested(scenes: Scenes, parts: Mapping[str, Files], plain: Sample) -> tuple[str, Sample] | None:
     """The options that most of the reasons name, if more images are usable with them."""
     hints = Counter(
         match[0].strip() for one in plain.set_aside for match in HINT.finditer(one.reason) if match[0].strip()
@@ -525,8 +602,7 @@ def _suggested(source: Source, parts: Mapping[str, Files], plain: Sample) -> tup
         assert match is not None
         bands, stretch = (text and text.split()[1] for text in (match["bands"], match["stretch"]))
         try:
-            rendering = settled(parse_reading(bands, stretch), reference_files(source), source)
-            sample = _decoded(source, parts, rendering)
+            sample = _decoded(scenes.read_as(parse_reading(bands, stretch)), parts)
         except (DataError, MissingExtraError):  # no limits, or rasterio is not installed: the reason says what to do
             return None
         if sample.usable > plain.usable:

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
@@ -71,13 +71,6 @@ class Source(Protocol):
         """
 
 
-def reference_files(source: Source) -> Files:
-    """Files of the part that decides the classes: train, if there is one."""
-    if not source.parts:
-        return source.files(None)
-    return source.files("train" if "train" in source.parts else source.parts[0])
-
-
 def divides(source: Source, part: Part, held_out: HeldOut) -> bool:
     """Whether `part` is one of the two that training images are divided into, as the source brings no val part.
 
@@ -91,18 +84,21 @@ def divides(source: Source, part: Part, held_out: HeldOut) -> bool:
     return "val" not in source.parts
 
 
-def files_of_part(source: Source, reference: Files, part: Part) -> Files:
+def files_of_part(source: Source, files: Callable[[str], Files], reference: Files, part: Part) -> Files:
     """The files of a part that the source brings; without parts, all files are training images.
+
+    Args:
+        files: `source.files`, which may keep what it listed. reference: those of the part that decides the classes.
 
     Raises:
         DataError: a part that is missing or has other classes.
     """
     root, parts = source.root, source.parts
     if part == "all":
-        every = [_same_classes(source, name, reference) for name in parts] or [reference]
-        return {name: [path for files in every for path in files[name]] for name in reference}
+        every = [_same_classes(source, files, name, reference) for name in parts] or [reference]
+        return {name: [path for of_part in every for path in of_part[name]] for name in reference}
     if part in parts and part != "train":
-        return _same_classes(source, part, reference)
+        return _same_classes(source, files, part, reference)
     if part == "test":
         raise DataError(
             f"{root}: has no {source.name(part)} with {source.classes}; "
@@ -122,9 +118,9 @@ def _val_decides(source: Source) -> str:
     )
 
 
-def _same_classes(source: Source, part: str, reference: Files) -> Files:
+def _same_classes(source: Source, list_files: Callable[[str], Files], part: str, reference: Files) -> Files:
     """Refuse a part with other classes: labels are positions in the class list, and would be wrong."""
-    files = source.files(part)
+    files = list_files(part)
     missing, extra = sorted(reference.keys() - files.keys()), sorted(files.keys() - reference.keys())
     if missing or extra:
         say = "; ".join(

@@ -39,6 +39,7 @@ from dpd_train.published import check_published
 from dpd_train.remarks import network_remarks
 from dpd_train.run import check_inputs, match_config
 from dpd_train.scene_set import write_quarantine
+from dpd_train.scenes import Scenes, opened
 from dpd_train.stages import (
     Announce,
     code_sheet,
@@ -121,7 +122,7 @@ def _train(run: Run, base: Base, federated: Federated | None, announce: Announce
 
 
 def _open(
-    data: Path,
+    data: Scenes,
     out: Path,
     config: TrainConfig,
     device: torch.device,
@@ -155,7 +156,7 @@ def _open(
     write_quarantine(out / "private" / "quarantine.csv", run_data.findings)
     if run_data.cropped is not None:
         Image.fromarray(run_data.cropped.picture).save(out / "private" / "decisions.png")
-    match_config(out, config, run_data.fingerprint, data, cache)
+    match_config(out, config, run_data.fingerprint, data.root, cache)
     return base, run_data, config
 
 
@@ -181,7 +182,7 @@ def _check_machine(config: TrainConfig, device: torch.device, team: Team, tracke
 
 
 def train(
-    data: Path,
+    data: Path | Scenes,
     out: Path,
     config: TrainConfig,
     *,
@@ -196,9 +197,10 @@ def train(
     tracker: str | None = None,
     federated: Federated | None = None,
 ) -> dict[str, Any]:
-    """Fine-tune `config.base` on the scenes under `data` and write a run directory to `out`.
+    """Fine-tune `config.base` on scenes and write a run directory to `out`.
 
     Args:
+        data: a folder or a list, which is read and divided as `config` says; or scenes that were opened so.
         cache: folder for latents and captions of single images.
         max_minutes: stop at a checkpoint after this time; the same call with `resume` continues.
         announce: gets the stages that will run, before the first one; and again once the teacher has decided that the
@@ -221,7 +223,7 @@ def train(
         return {}
     with team.leading():
         _check_machine(config, device, team, tracker, federated is not None)
-        base, read, config = _open(data, out, config, device, progress, resume, cache)
+        base, read, config = _open(opened(data, config), out, config, device, progress, resume, cache)
         with worked_in(out, "dpd train"), tracked(tracker, out / "tracker", asdict(config)) as track:
             team.tell(Word.LOAD)
             watch = Stopwatch(out / "checkpoints" / "seconds.json")

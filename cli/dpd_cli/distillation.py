@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from dpd_train.config import TrainConfig
     from dpd_train.plan import DistillPlan, Task
     from dpd_train.private.budget import Budget
-    from dpd_train.reading import HeldOut
-    from dpd_train.scenes import Counted
+    from dpd_train.scenes import Counted, Scenes
 
 
 # -- What `dpd distill` is asked for: its options, as the command line reads them and as a distillation stores them.
@@ -281,6 +280,11 @@ class Distillation:
             "training run": self.training,
         }
 
+    @cached_property
+    def inputs(self) -> "Inputs":
+        """The images that it is made from and audited with, opened when a stage first needs them."""
+        return open_inputs(self.asked)
+
     def config(self) -> "TrainConfig":
         """The config of the training."""
         return training_config(self.asked, self.plan, self.ipc)
@@ -290,6 +294,30 @@ class Distillation:
         self.folder.mkdir(parents=True, exist_ok=True)
         content = asdict(self) | {"folder": None}
         write_atomically(self.folder / STORED, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a distillation is made from, and what its audit compares with: None for the validation part."""
+
+    scenes: "Scenes"
+    holdout: "Scenes | None"
+
+    def held(self) -> "Counted":
+        """The images that the audit compares with."""
+        return self.scenes.counted("val") if self.holdout is None else self.holdout.counted("all")
+
+
+def open_inputs(asked: Asked) -> Inputs:
+    """Open the folders of images.
+
+    Raises:
+        DataError: as `open_scenes`.
+    """
+    from dpd_train.scenes import open_scenes
+
+    scenes = open_scenes(Path(asked.data), asked)
+    return Inputs(scenes, open_scenes(Path(asked.holdout), asked.elsewhere, asked.reading) if asked.holdout else None)
 
 
 def training_config(asked: Asked, plan: "DistillPlan", ipc: int) -> "TrainConfig":
@@ -362,23 +390,24 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         task_of,
     )
     from dpd_train.run import fate_of_scenes
-    from dpd_train.scenes import check_files, count_scenes, look_at
+    from dpd_train.scenes import look_at
 
     out, cores = Path(asked.out), usable_cores()
     folder = folder_of(out)
     check_places(folder, out)
-    data = Path(asked.data)
-    _check_data(asked, folder)
-    files = check_files(data, "train", asked)
+    inputs = open_inputs(asked)
+    scenes = inputs.scenes
+    _check_data(asked, folder, inputs)
+    files = scenes.counts("train")
     tell(f"data          {counted(sum(files.values()), 'training image')} of {counted(len(files), 'class')}")
-    look = look_at(data, asked.reading)
-    look.check(data)
+    look = look_at(scenes)
+    look.check(scenes.root)
     fate = fate_of_scenes(look.sample.sides, asked.base, asked.resolution)
     for line in fate:
         tell(f"note          {line}")
     with progress_bar("looking for near duplicates"):
-        found, held = count_scenes(data, "train", asked, asked.reading), held_images(data, asked, asked.holdout)
-    found.check(data)
+        found, held = scenes.counted("train"), inputs.held()
+    found.check(scenes.root)
     counts = found.scenes
     check_base_bands(asked.base, look.bands)
     task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, sum(held.scenes.values()), bool(look.bands))
@@ -413,7 +442,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     of_plan = [*plan_remarks(task, plan), *of_plan]
     for line in of_plan:
         tell(f"note          {line}")
-    return Distillation(
+    made = Distillation(
         folder=folder,
         asked=asked,
         threads=threads,
@@ -426,6 +455,8 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         plan=plan,
         idle=idle,
     )
+    made.__dict__["inputs"] = inputs  # what is open stays open
+    return made
 
 
 def check_places(folder: Path, out: Path) -> None:
@@ -443,16 +474,16 @@ def check_places(folder: Path, out: Path) -> None:
     check_writable(out)
 
 
-def _check_data(asked: Asked, folder: Path) -> None:
+def _check_data(asked: Asked, folder: Path, inputs: Inputs) -> None:
     """Check the data before an image is opened."""
     from dpd_train.plan import USUAL_IPC, full_plan
     from dpd_train.run import check_inputs
-    from dpd_train.scenes import check_files
 
-    data = Path(asked.data)
-    check_inputs(data, folder / "training", training_config(asked, full_plan(1, 1), asked.ipc or USUAL_IPC))
-    if asked.holdout:
-        _check_holdout(Path(asked.holdout), set(check_files(data, "train", asked)), asked.elsewhere)
+    check_inputs(inputs.scenes, folder / "training", training_config(asked, full_plan(1, 1), asked.ipc or USUAL_IPC))
+    if inputs.holdout is not None and (
+        missing := sorted(inputs.scenes.counts("train").keys() - inputs.holdout.counts("all"))
+    ):
+        raise DataError(f"--holdout {asked.holdout}: has no images of {missing[0]!r}; give images of every class")
 
 
 def _check_codes(task: "Task", counts: Mapping[str, int], watchers: str) -> None:
@@ -467,15 +498,6 @@ def _check_codes(task: "Task", counts: Mapping[str, int], watchers: str) -> None
             f"{asked}: class {least!r} has {counted(task.smallest, 'training image')}, too few for matched codes, "
             f"which need {LEAST_MATCHED}; add some, or leave it out"
         )
-
-
-def held_images(data: Path, options: "ImageOptions", holdout: str | None) -> "Counted":
-    """The images that the audit compares with."""
-    from dpd_train.scenes import count_scenes
-
-    if holdout:
-        return count_scenes(Path(holdout), "all", options.elsewhere, options.reading)
-    return count_scenes(data, "val", options, options.reading)
 
 
 def scene_remarks(found: "Counted") -> list[str]:
@@ -495,13 +517,6 @@ def audit_remarks(held: "Counted") -> list[str]:
         f"the audit compares with {held}; with so few a WARN is to be expected, as some tests and controls "
         "cannot decide: --holdout or --val-per-class gives it more"
     ]
-
-
-def _check_holdout(holdout: Path, classes: set[str], held_out: "HeldOut") -> None:
-    from dpd_train.scenes import check_files
-
-    if missing := sorted(classes - set(check_files(holdout, "all", held_out))):
-        raise DataError(f"--holdout {holdout}: has no images of {missing[0]!r}; give images of every class")
 
 
 # -- The stages of `dpd distill`: each calls a room and leaves a file, so that a killed distillation continues.
@@ -565,7 +580,7 @@ def _train(made: Distillation, stage: Stage, tell: Tell) -> None:
     from dpd_train.train import train
 
     torch.set_num_threads(made.threads)
-    train(made.data, made.training, made.config(), resume=True, device=use_device("auto"), progress=stage)
+    train(made.inputs.scenes, made.training, made.config(), resume=True, device=use_device("auto"), progress=stage)
 
 
 def _export(made: Distillation, stage: Stage, tell: Tell) -> None:
@@ -618,7 +633,7 @@ def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
     evaluation = evaluate(
         [images],
         config,
-        train=made.data,
+        train=made.inputs.scenes,
         test="val",
         recipe=_recipe(made),
         device="auto",
@@ -648,13 +663,11 @@ def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
     if not place.exists():
         result = audit(
             made.unaudited,
-            train=made.data,
-            holdout=Path(made.asked.holdout) if made.asked.holdout else None,
+            train=made.inputs.scenes,
+            holdout=made.inputs.holdout,
             run=made.training,
-            held_out=made.asked,
             images=AUDIT_IMAGES,
             seed=made.asked.seed,
-            reading=made.asked.reading,
             device="auto",
             stage=stage,
         )

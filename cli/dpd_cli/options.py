@@ -127,7 +127,7 @@ Provider = Annotated[
         metavar="auto|cpu|openvino|cuda|tensorrt|tensorrt-rtx",
     ),
 ]
-Scenes = Annotated[
+DataPlace = Annotated[
     Path | None,
     typer.Argument(
         metavar="DATA",

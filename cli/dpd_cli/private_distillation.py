@@ -56,7 +56,7 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
     from dpd_train.private.ledger import ledger_folder, open_ledger
     from dpd_train.rasters import require_rasterio
     from dpd_train.run import check_base_at, check_classes
-    from dpd_train.scenes import check_files
+    from dpd_train.scenes import open_scenes
 
     check_places(asked.folder, Path(asked.out))
     check_place(asked.classifier, overwrite=False)
@@ -69,10 +69,10 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
             raise InputError(
                 "--dp needs a stretch that does not depend on the images: give pixel values, such as --stretch 0:3000"
             )
-    counts = check_files(Path(asked.data), "train", asked)
+    counts = open_scenes(Path(asked.data), asked).counts("train")
     check_classes(Path(asked.data), tuple(counts))
     asked = replace(asked, counts=counts)
-    public = None if asked.public is None else check_files(Path(asked.public), "all", asked.elsewhere)
+    public = None if asked.public is None else open_scenes(Path(asked.public), asked.elsewhere).counts("all")
     _check_guarantee(asked)
     if public is not None and (images := sum(public.values())) < asked.ipc:
         raise InputError(
@@ -87,9 +87,9 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
 
 def repeated_scenes(asked: PrivateRequest) -> list[str]:
     """A line if images show scenes that others show too, for the user alone: it depends on the private images."""
-    from dpd_train.scenes import count_scenes
+    from dpd_train.scenes import open_scenes
 
-    counted = count_scenes(Path(asked.data), "train", asked, asked.reading)
+    counted = open_scenes(Path(asked.data), asked).counted("train")
     if sum(counted.scenes.values()) == sum(counted.images.values()):
         return []
     return [f"note          {counted}: epsilon is for one image, and a scene that is in k of them has k times as much"]
@@ -119,9 +119,11 @@ def _entry(asked: PrivateRequest) -> "Entry":
     """What the ledger will say of this release: all training images, as a later one may hold out others."""
     from dpd_train.private.budget import mu_of
     from dpd_train.private.ledger import entry_of
-    from dpd_train.scenes import hash_part
+    from dpd_train.reading import PLAIN
+    from dpd_train.scenes import open_scenes
 
-    return entry_of(asked.identity, mu_of(asked.budget), hash_part(Path(asked.data), "train").values())
+    files = open_scenes(Path(asked.data), asked, PLAIN)  # by the bytes of the files, however they are read
+    return entry_of(asked.identity, mu_of(asked.budget), files.hashes("train").values())
 
 
 def _with_an_identity_of_its_own(asked: PrivateRequest) -> PrivateRequest:
@@ -235,9 +237,10 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
 
 def _read_with(asked: PrivateRequest) -> dict[str, Any]:
     """Options with which `dpd evaluate` tests on the images that were held out here; `val` in DATA needs none."""
-    from dpd_train.scenes import split_folders
+    from dpd_train.scenes import open_scenes
 
-    unneeded = asked.held_out_options if "val" in split_folders(Path(asked.data)) else {}
+    data = Path(asked.data)  # which may have gone after its release
+    unneeded = asked.held_out_options if data.exists() and "val" in open_scenes(data, asked).parts else {}
     return {name: value for name, value in asked.image_options.items() if name not in unneeded}
 
 

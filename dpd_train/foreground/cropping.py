@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +11,8 @@ from dpd_runtime.annotations import Images, Int64, Pixels, Progress
 from dpd_runtime.errors import InputError
 from dpd_train.foreground.foreground import Masks, decide, salient
 from dpd_train.foreground.sheet import decisions_sheet
-from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading
 from dpd_train.scene_set import SceneSet
-from dpd_train.scenes import natural_side, read_scenes
+from dpd_train.scenes import Scenes
 
 if TYPE_CHECKING:
     import torch
@@ -76,8 +74,8 @@ def find_foreground(
     return segment(models, images, scenes.labels, scenes.classes, device, stage("finding objects"))
 
 
-def side_to_cut(data: Path, side: int, who: str = CROP, way_out: str = LEAVE_OUT) -> int:
-    """The side of the images of `data`, from their headers.
+def side_to_cut(scenes: Scenes, side: int, who: str = CROP, way_out: str = LEAVE_OUT) -> int:
+    """The side of the images of `scenes`, from their headers.
 
     Args:
         side: of patches. who: option that cuts them, way_out: what to do instead; both for the message.
@@ -85,55 +83,50 @@ def side_to_cut(data: Path, side: int, who: str = CROP, way_out: str = LEAVE_OUT
     Raises:
         InputError: the images are not larger than that.
     """
-    own = natural_side(data)
+    own = scenes.side
     if own <= side:
         raise InputError(
-            f"{who} cuts patches out of images, and those of {data} have {own} px, not more than the {side} px that "
-            f"are wanted: {way_out}"
+            f"{who} cuts patches out of images, and those of {scenes.root} have {own} px, not more than the {side} px "
+            f"that are wanted: {way_out}"
         )
     return own
 
 
-def whole_images(
-    data: Path, scenes: SceneSet, held_out: HeldOut, reading: Reading, who: str = CROP, way_out: str = LEAVE_OUT
-) -> Images:
-    """The images of `scenes`, the training part of `data`, at their own size: [n, S, S, 3].
+def whole_images(scenes: Scenes, train: SceneSet, who: str = CROP, way_out: str = LEAVE_OUT) -> Images:
+    """The images of `train`, of the training part of `scenes`, at their own size: [n, S, S, 3].
 
     Raises:
         InputError: as `side_to_cut`.
     """
-    own = side_to_cut(data, int(scenes.images.shape[1]), who, way_out)
-    originals = read_scenes(data, part="train", resolution=own, held_out=held_out, reading=scenes.rendering or reading)
+    originals = scenes.part("train", side_to_cut(scenes, int(train.images.shape[1]), who, way_out))
     place = {path: row for row, path in enumerate(originals.paths)}
-    rows = [place[path] for path in scenes.paths]
+    rows = [place[path] for path in train.paths]
     return originals.images if rows == list(range(len(originals.paths))) else originals.images[rows]
 
 
 def cropped(
-    data: Path,
-    scenes: SceneSet,
-    held_out: HeldOut = BY_CONTENT,
+    scenes: Scenes,
+    train: SceneSet,
     *,
     segmenter: str | None = None,
-    reading: Reading = PLAIN,
     stage: Stage = lambda title: lambda done, total: None,
     device: "torch.device | str" = "cpu",
 ) -> Cropped:
-    """`scenes`, the training part of `data`, cut as `decide` does without a teacher.
+    """`train`, of the training part of `scenes`, cut as `decide` does without a teacher.
 
     A patch gets its own hash, so that what is cached for it is not mixed up with its image.
 
     Raises:
         InputError: as `whole_images`; a segmenter that cannot be used.
     """
-    whole = whole_images(data, scenes, held_out, reading)
-    decisions = decide(whole, scenes.images, scenes.labels, find_foreground(segmenter, whole, scenes, stage, device))
-    hashes = list(scenes.hashes)
+    whole = whole_images(scenes, train)
+    decisions = decide(whole, train.images, train.labels, find_foreground(segmenter, whole, train, stage, device))
+    hashes = list(train.hashes)
     for row in decisions.cut:
         hashes[row] = _patch_hash(hashes[row], decisions.boxes[row])
-    picture = decisions_sheet(scenes.classes, scenes.labels, whole, decisions, np.arange(len(whole)))
+    picture = decisions_sheet(train.classes, train.labels, whole, decisions, np.arange(len(whole)))
     record = {"foreground": describe_segmenter(segmenter), "images": len(whole), "cut": len(decisions.cut)}
-    return Cropped(replace(scenes, images=decisions.images, hashes=tuple(hashes)), picture, record)
+    return Cropped(replace(train, images=decisions.images, hashes=tuple(hashes)), picture, record)
 
 
 def _patch_hash(image: str, box: Int64) -> str:

@@ -12,7 +12,7 @@ from dpd_train.matching import LENGTHS, residual_shapes, watcher_seed
 from dpd_train.networks import ResNet
 from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading
 from dpd_train.scene_set import Crops, SceneSet, crop_boxes, multi_scale
-from dpd_train.scenes import natural_side, read_scenes
+from dpd_train.scenes import open_scenes
 
 DRAWN = 150  # scenes of each drawn class
 STEPS, WATCHERS = 1000, 4
@@ -45,12 +45,12 @@ def read_public(
     Raises:
         DataError: as `read_scenes` does.
     """
-    larger = min(natural_side(place), LARGEST * side)
+    opened = open_scenes(place, held_out, reading)
+    larger = min(opened.side, LARGEST * side)
     if larger <= side:
-        return _some(read_scenes(place, part="all", resolution=side, held_out=held_out, reading=reading), MOST, seed)
+        return _some(opened.part("all", side), MOST, seed)
     of_each = sum(len(boxes) for boxes in crop_boxes(larger, side, "0", seed, Crops()))
-    scenes = read_scenes(place, part="all", resolution=larger, held_out=held_out, reading=reading)
-    scenes = _some(scenes, MOST // of_each, seed)
+    scenes = _some(opened.part("all", larger), MOST // of_each, seed)
     return multi_scale(scenes, side, seed, Crops())[0]
 
 

@@ -1,7 +1,6 @@
 """Foreground: the images, cut to the patch with their object if that helps, that a teacher classifies most surely."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +9,8 @@ from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_train.foreground.cropping import Stage, describe_segmenter, find_foreground, whole_images
 from dpd_train.foreground.foreground import Decisions, decide
 from dpd_train.foreground.sheet import decisions_sheet
-from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading
 from dpd_train.scene_set import SceneSet
+from dpd_train.scenes import Scenes
 
 if TYPE_CHECKING:
     from dpd_eval.extractors import Extractor
@@ -40,11 +39,9 @@ class Patches:
 
 
 def foreground_patches(
-    data: Path,
+    data: Scenes,
     real: SceneSet,
     teacher: "Extractor",
-    held_out: HeldOut = BY_CONTENT,
-    reading: Reading = PLAIN,
     segmenter: str | None = None,
     stage: Stage = lambda title: lambda done, total: None,
 ) -> Patches:
@@ -61,7 +58,7 @@ def foreground_patches(
     from dpd_train.compute import use_device  # loads PyTorch
 
     way_out = "give a smaller --resolution, or another method"
-    whole = whole_images(data, real, held_out, reading, "method foreground", way_out)
+    whole = whole_images(data, real, "method foreground", way_out)
     device = "cpu" if segmenter is None else use_device("auto")
     masks = find_foreground(segmenter, whole, real, stage, device)
 

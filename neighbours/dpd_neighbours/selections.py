@@ -13,9 +13,7 @@ def _patches(look: Look) -> Seen:
     from dpd_neighbours.foreground import foreground_patches
 
     teacher = look.teacher()
-    patches = foreground_patches(
-        look.data, look.scenes, teacher, look.held_out, look.reading, look.segmenter, look.stage
-    )
+    patches = foreground_patches(look.data, look.scenes, teacher, look.segmenter, look.stage)
     return Seen(
         patches.scenes,
         patches.sure,

@@ -19,7 +19,7 @@ from PIL import Image
 from dpd_runtime.errors import DataError, MissingExtraError
 from dpd_runtime.images import pillow_rgb
 from dpd_train.reading import Reading
-from dpd_train.scenes import natural_side, read_scenes, split_folders
+from dpd_train.scenes import open_scenes, read_scenes
 from tests.painted import greys, paint, reasons, tiff, tree
 
 
@@ -92,7 +92,7 @@ def test_sizes_are_found_without_decoding(tmp_path: Path) -> None:
     root = tree(tmp_path, count=1)
     for index in range(3):
         (root / "Beta" / f"{index}.tif").write_bytes(tiff(np.zeros((13, 24, 20), np.uint16)))
-    assert natural_side(root) == 20
+    assert open_scenes(root).side == 20
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
@@ -104,7 +104,7 @@ def test_pipes_loops_and_folders_do_not_block(tmp_path: Path) -> None:
     (root / "Alpha" / "to_folder.png").symlink_to(root / "Beta")
     scenes = read_scenes(root, part="all")
     assert len(scenes.labels) == 8
-    assert natural_side(root) == 8
+    assert open_scenes(root).side == 8
     found = reasons(scenes)
     assert found.pop("Alpha/pipe.png") == "not a regular file"
     assert "symbolic links" in found.pop("Alpha/loop.png")
@@ -198,11 +198,6 @@ def test_a_missing_backend_is_told_at_once(tmp_path: Path, monkeypatch: pytest.M
     (root / "list.parquet").write_bytes(b"PAR1")
     with pytest.raises(MissingExtraError, match=r'pyarrow is not installed: pip install .*\[parquet\]"'):
         read_scenes(root / "list.parquet", part="all")
-
-
-def test_split_folders_of_what_is_not_there(tmp_path: Path) -> None:
-    assert split_folders(tmp_path / "nowhere") == ()
-    assert split_folders(paint(tmp_path / "one.png", 1)) == ()
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,12 @@ from dpd_runtime.solvers import schedule_from_config
 from dpd_train.encoder import save_encoder
 from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.reading import HeldOut
+from dpd_train.scenes import open_scenes
 from tests.tiny import tiny_run
 
 pytestmark = pytest.mark.full  # a run, an export and three audits
-HELD = {"held_out": HeldOut(val_per_class=2), "images": 20}
+TWO_HELD = HeldOut(val_per_class=2)
+HELD = {"held_out": TWO_HELD, "images": 20}
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +184,7 @@ def test_a_hold_out_that_was_trained_on_is_refused(folder: Path) -> None:
 
 def test_samples_are_as_many_of_each_class_on_both_sides(folder: Path) -> None:
     classes = open_subject(folder / "tiny.dpd").classes
-    data = read_data(folder / "scenes", None, classes=classes, resolution=32, held_out=HeldOut(val_per_class=2))
+    data = read_data(open_scenes(folder / "scenes", TWO_HELD), None, classes=classes, resolution=32)
     members, others = data.members(1000)
     counts = [np.bincount(s.labels[r]).tolist() for s, r in ((data.train, members), (data.held, others))]
     assert counts[0] == counts[1] == [2] * len(classes)
@@ -198,7 +200,7 @@ def test_the_hold_out_has_one_image_of_each_scene(folder: Path, tmp_path: Path) 
             place = tmp_path / "turned" / image.parent.name / f"{image.stem}_{turn}.png"
             Image.open(image).convert("RGB").rotate(90 * turn).save(place)
     plain, turned = (
-        read_data(data, None, classes=classes, resolution=32, held_out=HeldOut(val_per_class=2))
+        read_data(open_scenes(data, TWO_HELD), None, classes=classes, resolution=32)
         for data in (folder / "scenes", tmp_path / "turned")
     )
     assert np.bincount(turned.held.labels).tolist() == np.bincount(plain.held.labels).tolist() == [2] * len(classes)

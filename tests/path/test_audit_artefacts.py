@@ -15,6 +15,7 @@ from dpd_eval.artefacts import Traces, artefact_test, scan
 from dpd_eval.subject import read_data
 from dpd_train.drawn_scenes import CLASSES
 from dpd_train.reading import HeldOut
+from dpd_train.scenes import open_scenes
 from tests.tiny import drawn_scenes
 
 RNG = np.random.default_rng(0)
@@ -48,8 +49,8 @@ def test_a_clean_bundle_has_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("val_per_class", [0, 2])
 def test_a_validation_image_leaves_traces_beside_another_hold_out(tmp_path: Path, val_per_class: int) -> None:
     scenes, other = drawn_scenes(tmp_path / "scenes", 6), drawn_scenes(tmp_path / "other", 6, seed=5)
-    held_out = HeldOut(val_per_class=val_per_class)
-    data = read_data(scenes, other, classes=CLASSES, resolution=32, held_out=held_out)
+    opened = open_scenes(scenes, HeldOut(val_per_class=val_per_class))
+    data = read_data(opened, open_scenes(other), classes=CLASSES, resolution=32)
     every = {str(path.relative_to(scenes)) for path in scenes.rglob("*.png")}
     assert every <= {*data.names}
     assert len(data.names) == len(data.pixels) == 2 * len(every)

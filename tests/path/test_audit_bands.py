@@ -18,12 +18,13 @@ from dpd_eval.artefacts import find_pictures
 from dpd_eval.attacks import LabelledImages, student_tests
 from dpd_eval.audit import audit
 from dpd_eval.nearness import AuditedImages, near_copies, structure_space, write_worst_pairs
-from dpd_eval.subject import AuditData, open_subject, reading_of
+from dpd_eval.subject import AuditData, open_subject, read_as_made
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.bands import Band
 from dpd_runtime.errors import InputError
-from dpd_train.reading import PLAIN, HeldOut, parse_reading
+from dpd_train.reading import HeldOut, parse_reading
 from dpd_train.scene_set import SceneSet
+from dpd_train.scenes import open_scenes
 from tests.banded import COUNTS, bands_of, scenes, write_distilled, write_real
 
 ALL = parse_reading("all", "0:2550")
@@ -135,8 +136,9 @@ def test_t_is_read_as_the_run_read_it_unless_the_options_say_it(tmp_path: Path) 
     bundle = replace(subject, kind="bundle")
     (tmp_path / "run.json").write_text('{"config": {"bands": "all", "stretch": "dB:-25:5"}}')
     (tmp_path / "classes.json").write_text("{}")
-    assert reading_of(bundle, tmp_path, PLAIN) == parse_reading("all", "dB:-25:5")
-    assert reading_of(bundle, tmp_path, ALL) is ALL
-    assert reading_of(replace(bundle, bands=()), tmp_path, PLAIN) is PLAIN
+    plain, banded = open_scenes(tmp_path / "set"), open_scenes(tmp_path / "set", reading=ALL)
+    assert read_as_made(bundle, tmp_path, plain).reading == parse_reading("all", "dB:-25:5")
+    assert read_as_made(bundle, tmp_path, banded) is banded
+    assert read_as_made(replace(bundle, bands=()), tmp_path, plain) is plain
     with pytest.raises(InputError, match=r"has 2 bands, --train is read as RGB: give --bands all, or --run RUN$"):
-        reading_of(bundle, None, PLAIN)
+        read_as_made(bundle, None, plain)

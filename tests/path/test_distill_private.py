@@ -18,7 +18,7 @@ from dpd_cli.private_distillation import _entry, _handed_over
 from dpd_runtime import load_bundle
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.private.ledger import cost_of, entry_of, ledger_folder, read_ledger
-from dpd_train.scenes import check_files, read_scenes
+from dpd_train.scenes import open_scenes, read_scenes
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
 from tests.path.test_distill import dpd
@@ -113,9 +113,9 @@ def test_a_validation_part_that_data_bring_is_held_out(tmp_path: Path) -> None:
     for part, count in (("train", 4), ("val", 2)):
         drawn_scenes(tmp_path / part, per_class=count)
     asked = PrivateRequest(data=str(tmp_path), out=str(tmp_path / "site.dpd"), dp=10.0)
-    assert set(check_files(tmp_path, "train", asked).values()) == {4}
+    assert set(open_scenes(tmp_path, asked).counts("train").values()) == {4}
     with pytest.raises(DataError, match="holds val"):
-        check_files(tmp_path, "train", replace(asked, split="names"))
+        open_scenes(tmp_path, replace(asked, split="names")).counts("train")
 
 
 @pytest.mark.parametrize("most", [None, 15.0])

@@ -70,9 +70,10 @@ def test_missing_pyarrow_is_said_before_the_old_set_is_deleted(
 @pytest.mark.skipif(find_spec("torch") is None, reason="a site has no PyTorch and no students")
 @pytest.mark.parametrize("name", ["npz", "webdataset"])
 def test_evaluate_says_that_it_reads_no_packed_set(name: str, tmp_path: Path) -> None:
-    from dpd_eval.inputs import read_inputs
+    from dpd_eval.inputs import open_compared, read_inputs
     from dpd_runtime.errors import DataError
+    from dpd_train.reading import ImageOptions
 
     write(tmp_path / "set", Output(name))
     with pytest.raises(DataError, match=f"set: is a distilled set of format {name}, .* dpd generate --format imagefo"):
-        read_inputs([tmp_path / "set"], tmp_path, "val")
+        read_inputs(open_compared([tmp_path / "set"], tmp_path, "val", ImageOptions()))

@@ -21,7 +21,7 @@ from dpd_train.encoder import save_encoder
 from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.run import match_config
 from dpd_train.scene_set import fingerprint
-from dpd_train.scenes import check_files, read_scenes
+from dpd_train.scenes import open_scenes, read_scenes
 from tests.commands import dpd as run_dpd
 from tests.painted import greys, paint, tree
 from tests.teacher import write_teacher
@@ -111,7 +111,7 @@ def test_results_are_no_images(
     assert made_by_dpd(out) == what
     caplog.clear()  # what other packages say when they are imported
     for _ in range(2):
-        assert check_files(data, "all") == {"Alpha": 4, "Beta": 4}
+        assert open_scenes(data).counts("all") == {"Alpha": 4, "Beta": 4}
         assert greys(read_scenes(data, part="all")) == [0, 1, 2, 3, 100, 101, 102, 103]
     line = f"{out} is {what}: it is passed over"
     assert [record.getMessage() for record in caplog.records] == [line]
@@ -125,20 +125,20 @@ def test_only_our_records_are_taken_for_ours(tmp_path: Path) -> None:
             (tmp_path / name).write_text(content, encoding="utf-8")
             assert made_by_dpd(tmp_path) is None, (name, content)
     tree(tmp_path)
-    assert check_files(tmp_path, "all") == {"Alpha": 4, "Beta": 4}
+    assert open_scenes(tmp_path).counts("all") == {"Alpha": 4, "Beta": 4}
 
 
 def test_a_run_is_no_folder_of_images(tiny_trained: Path) -> None:
     with pytest.raises(DataError, match="is a run of dpd train, and holds no class folders; give the folder of the"):
-        check_files(tiny_trained, "all")
+        open_scenes(tiny_trained).counts("all")
 
 
 def test_a_set_is_data_by_itself_and_as_a_part(tmp_path: Path) -> None:
     chosen_set(tmp_path / "set", tmp_path, tree(tmp_path / "scenes"))
-    assert check_files(tmp_path / "set", "all") == {"Alpha": 1, "Beta": 1}
+    assert open_scenes(tmp_path / "set").counts("all") == {"Alpha": 1, "Beta": 1}
     shutil.move(tmp_path / "set", tmp_path / "both" / "train")
     tree(tmp_path / "both" / "test", count=3)
-    assert check_files(tmp_path / "both", "all") == {"Alpha": 4, "Beta": 4}
+    assert open_scenes(tmp_path / "both").counts("all") == {"Alpha": 4, "Beta": 4}
 
 
 def test_pictures_are_not_written_among_the_images(tmp_path: Path, process_environment: dict[str, str]) -> None:

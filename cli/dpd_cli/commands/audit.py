@@ -82,12 +82,13 @@ def audit_command(
         if private is not None and data is not None:
             check_apart("--private", private, data)
     options = ImageOptions(**given_values(given, ImageOptions))
-    reading = options.reading
-    require_torch("cpu", *extras_of(reading, train, holdout))
+    require_torch("cpu", *extras_of(options.reading, train, holdout))
     check_cache(cache_folder("audit"))
     from dpd_eval.subject import check_further, check_inputs
+    from dpd_train.scenes import open_scenes
 
-    check_inputs(subject, train, holdout, run=run, held_out=options, images=images, seed=seed)
+    scenes, others = open_scenes(train, options), None if holdout is None else open_scenes(holdout, options.elsewhere)
+    check_inputs(subject, scenes, others, run=run, images=images, seed=seed)
     check_further(extractor)
     from dpd_eval.audit import audit  # loads PyTorch
     from dpd_eval.verdict import check_verdict, write_record
@@ -95,13 +96,11 @@ def audit_command(
     with stage_progress() as stage:
         result = audit(
             subject,
-            train=train,
-            holdout=holdout,
+            train=scenes,
+            holdout=others,
             run=run,
-            held_out=options,
             images=images,
             seed=seed,
-            reading=reading,
             extractor=extractor,
             private=private,
             device=device,

@@ -47,26 +47,27 @@ def check_command(
     """
     options = ImageOptions(**given_values(given, ImageOptions))
     require_torch("train", "eval", *extras_of(options.reading, data))
-    from dpd_cli.distillation import audit_remarks, held_images, scene_remarks
+    from dpd_cli.distillation import audit_remarks, scene_remarks
     from dpd_runtime.machine import idle_cores, usable_cores
     from dpd_train.base_files import check_base_bands
     from dpd_train.config import TrainConfig
     from dpd_train.kept import speed_here
     from dpd_train.plan import MINUTES, QUICK_MINUTES, make_plan, on_idle_cores, remarks, task_of
     from dpd_train.run import check_base_at, check_classes, check_matched_counts, fate_of_scenes
-    from dpd_train.scenes import check_files, count_scenes, look_at, shared_scenes
+    from dpd_train.scenes import look_at, open_scenes
 
     say = _silent if json_output else _say
     check_base_at(base, resolution)
-    files = check_files(data, "train", options)
+    scenes = open_scenes(data, options)
+    files = scenes.counts("train")
     check_classes(data, tuple(files))
-    look = look_at(data, options.reading)
+    look = look_at(scenes)
     check_base_bands(base, look.bands)
     fate = fate_of_scenes(look.sample.sides, base, resolution)
     say(*_of_files(files, look), *(f"note          {line}" for line in fate))
     with progress_bar("looking for near duplicates"):
-        shared = shared_scenes(data, options.reading)
-        found, held = count_scenes(data, "train", options, options.reading), held_images(data, options, None)
+        shared = scenes.shared()
+        found, held = scenes.counted("train"), scenes.counted("val")
     found.check(data)
     counts = found.scenes
     for (first, second), count in shared.items():

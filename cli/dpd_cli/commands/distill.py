@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from dpd_cli import terminal
 from dpd_cli.distillation import Asked, PrivateRequest, folder_of, request_of
-from dpd_cli.options import Json, Scenes, Values, extras_of, given_values, options_of, require_torch, under
+from dpd_cli.options import DataPlace, Json, Values, extras_of, given_values, options_of, require_torch, under
 from dpd_cli.terminal import Interrupted, beside_idle, duration, log_to_console, print_json, stage_progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.text import Option, counted, option_words, shown
@@ -37,7 +37,7 @@ Resume = Annotated[
 @options_of(Asked, PrivateRequest)
 def distill_command(
     out: Out,
-    data: Scenes = None,
+    data: DataPlace = None,
     resume: Resume = False,
     plan_only: PlanOnly = False,
     json_output: Json = False,

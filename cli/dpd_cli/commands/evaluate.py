@@ -62,10 +62,12 @@ def evaluate_command(
     config = EvaluateConfig(**given_values(given, EvaluateConfig))
     place = "val" if test == "val" else Path(test)
     require_torch(*extras_of(config.reading, train, None if place == "val" else Path(test)))
-    from dpd_eval.inputs import check_evaluation
+    from dpd_eval.inputs import check_evaluation, check_sets_and_students, open_compared
     from dpd_train.config import check_device
 
-    check_evaluation(sets, config, train, place)  # type: ignore[arg-type]
+    check_sets_and_students(sets, config)
+    compared = open_compared(sets, train, place, config)  # type: ignore[arg-type]
+    check_evaluation(compared, config)
     check_device(device)
     check_cache(cache_folder("evaluate"))
     from dpd_eval import evaluate  # loads PyTorch
@@ -79,10 +81,10 @@ def evaluate_command(
             bar[0](round(100 * done / total), 100)  # one long training has parts: a count would not move
 
         result = evaluate(
-            sets,
+            compared.sets,
             config,
-            train=train,
-            test=place,  # type: ignore[arg-type]
+            train=compared.train,
+            test=compared.test or "val",
             device=device,
             progress=tell,
             stage=stage,

@@ -55,8 +55,10 @@ def fit_command(
     check_place(out, overwrite)
     require_torch("export", "cpu", *extras_of(config.reading, own))
     from dpd_eval.inputs import check_fit, suits_backbones
+    from dpd_train.scenes import open_scenes
 
-    check_fit(distilled, config, own)
+    made, mine = open_scenes(distilled), None if own is None else open_scenes(own, config)
+    check_fit(made, config, mine)
     import torch
 
     from dpd_eval.fit import fit
@@ -72,7 +74,7 @@ def fit_command(
     if threads:
         torch.set_num_threads(threads)
     with progress_bar("training the classifier") as progress:
-        fitted = fit(distilled, config, own=own, device=device, progress=progress)
+        fitted = fit(made, config, own=mine, device=device, progress=progress)
     record = save_classifier(
         out,
         fitted.network,

@@ -84,20 +84,19 @@ def select_command(
     options = ImageOptions(**given_values(given, ImageOptions))
     require_torch(*extras_of(options.reading, data))
     from dpd_eval.selection import select_set
+    from dpd_train.scenes import open_scenes
 
     started = time.monotonic()
     with stage_progress() as progress:
         result = select_set(
-            data,
+            open_scenes(data, options),
             out,
             method=method,
             ipc=ipc,
             seed=seed,
-            held_out=options,
             extractor=extractor,
             segmenter=segmenter,
             resolution=resolution,
-            reading=options.reading,
             overwrite=overwrite,
             progress=progress,
         )

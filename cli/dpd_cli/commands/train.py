@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dpd_cli.options import (
+    DataPlace,
     Device,
     Json,
     MaxMinutes,
-    Scenes,
     Threads,
     Values,
     extras_of,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import torch
 
     from dpd_train.federated.settings import Federated
+    from dpd_train.scenes import Scenes
 
 MACHINES = "Several machines"
 FIRST_SPEAKS_WITHIN = 10.0  # seconds after another of several processes met the same error
@@ -76,7 +77,7 @@ CacheDir = Annotated[
 
 @options_of(TrainConfig, FederatedOptions)
 def train_command(
-    data: Scenes = None,
+    data: DataPlace = None,
     out: Out = None,
     preset: PresetName = None,
     resume: Resume = False,
@@ -115,14 +116,14 @@ def train_command(
         check_device(device)
         require_torch(*extras_of(config.reading, data))
         check_tracker(tracker)
-        _check_inputs(data, out, config, resume, cache_dir)
+        scenes = _check_inputs(data, out, config, resume, cache_dir)
         chosen = _device(device, threads, part is not None)
-    if data is None:
+    if scenes is None:
         assert part is not None
         _serve(out, config, part, chosen, json_output)
         return
     _train(
-        data,
+        scenes,
         out,
         config,
         json_output,
@@ -148,7 +149,7 @@ def _place(data: Path | None) -> Path:
 
 
 def _train(
-    data: Path, out: Path, config: TrainConfig, json_output: bool, *, device: "torch.device", **options: Any
+    data: "Path | Scenes", out: Path, config: TrainConfig, json_output: bool, *, device: "torch.device", **options: Any
 ) -> None:
     """Call `train` in each of the processes that were started, and print what the first one made."""
     from dpd_train.distributed import PeerError, joined
@@ -217,16 +218,25 @@ def _continued(
     return config, data, cache_dir
 
 
-def _check_inputs(data: Path | None, out: Path, config: TrainConfig, resume: bool, cache: Path | None) -> None:
-    """Check paths, names, counts and a sample of the images. Of several processes only the leader looks at --out."""
+def _check_inputs(
+    data: Path | None, out: Path, config: TrainConfig, resume: bool, cache: Path | None
+) -> "Path | Scenes | None":
+    """Check paths, names, counts and a sample of the images. Of several processes only the leader looks at --out.
+
+    Returns:
+        the scenes, opened; of several processes their place, as the leader opens it.
+    """
     from dpd_train.launcher import started_processes
     from dpd_train.run import check_inputs
-    from dpd_train.scenes import look_at
+    from dpd_train.scenes import look_at, open_scenes
 
-    if started_processes() == 1:
-        check_inputs(data, out, config, resume=resume, cache=cache)
-        if data is not None and not resume:
-            look_at(data, config.reading).check(data)
+    if started_processes() > 1:
+        return data
+    scenes = None if data is None else open_scenes(data, config)
+    check_inputs(scenes, out, config, resume=resume, cache=cache)
+    if scenes is not None and not resume:
+        look_at(scenes).check(scenes.root)
+    return scenes
 
 
 def _device(name: str, threads: int | None, federated: bool) -> "torch.device":

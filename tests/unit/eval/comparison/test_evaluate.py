@@ -16,14 +16,14 @@ from dpd_eval import arms as plan
 from dpd_eval import evaluate as compare
 from dpd_eval.arms import plan_trainings
 from dpd_eval.extractors import Extractor, own_extractor
-from dpd_eval.inputs import read_inputs
+from dpd_eval.inputs import open_compared, read_inputs
 from dpd_eval.results import ONE_BUNDLE
 from dpd_eval.selection import Seen
 from dpd_eval.statistics import class_accuracy, overall_accuracy, t_interval
 from dpd_eval.students import load_result
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.compute import has_bfloat16
-from dpd_train.reading import HeldOut, parse_reading
+from dpd_train.reading import ImageOptions
 from dpd_train.scene_set import SceneSet
 
 SIZE = 16
@@ -482,8 +482,8 @@ def test_test_images_are_stretched_as_the_training_images_were(tmp_path):
     write(tmp_path / "train", 4000)
     write(tmp_path / "test", 1000)
     drawn = draw(tmp_path / "set", 4, 0, ("Alpha", "Beta"))
-    reading = parse_reading("4,3,2")
-    inputs = read_inputs([drawn], tmp_path / "train", tmp_path / "test", 8, HeldOut(val_per_class=1), reading)
+    options = ImageOptions(val_per_class=1, bands="4,3,2")
+    inputs = read_inputs(open_compared([drawn], tmp_path / "train", tmp_path / "test", options), 8)
     assert inputs.test.rendering == inputs.real.rendering
     assert 100 < inputs.real.images.mean() < 155
     assert inputs.test.images.mean() < 50
@@ -493,7 +493,7 @@ def test_a_list_of_images_can_be_the_test_part(folders, tmp_path):
     rows = [f"{path.relative_to(folders['test'])},{path.parent.name},test" for path in folders["test"].rglob("*.png")]
     table = folders["test"] / "test.csv"
     table.write_text("\n".join(["path,label,split", *rows]), encoding="utf-8")
-    inputs = read_inputs([folders["good"]], folders["train"], table, SIZE)
+    inputs = read_inputs(open_compared([folders["good"]], folders["train"], table, ImageOptions()), SIZE)
     assert (inputs.test_part, len(inputs.test.labels)) == ("test", len(rows))
     assert len(rows) > 0
 
@@ -501,7 +501,7 @@ def test_a_list_of_images_can_be_the_test_part(folders, tmp_path):
 def test_the_plan_pairs_seeds_sets_and_subsets(folders):
     """A method without randomness gives every pair the same images; in every arm the student's seed is the pair's."""
     sets = [folders["good"], folders["other"]]
-    inputs = read_inputs(sets, folders["train"], "val", SIZE)
+    inputs = read_inputs(open_compared(sets, folders["train"], "val", ImageOptions()), SIZE)
     features = inputs.real.images.reshape(len(inputs.real.labels), -1).astype(np.float32)
     names = ("random", "herding", "k-center", "k-means", "tdds", "full")
     scores = np.arange(len(features), dtype=np.float32)[:, None]
@@ -525,7 +525,7 @@ def test_the_plan_pairs_seeds_sets_and_subsets(folders):
 
 @pytest.mark.full
 def test_a_site_adds_its_own_images_to_the_set(folders, tmp_path):
-    inputs = read_inputs([folders["good"]], folders["train"], folders["test"])
+    inputs = read_inputs(open_compared([folders["good"]], folders["train"], folders["test"], ImageOptions()))
     seen = {"random": Seen(inputs.real)}
     plan = plan_trainings(inputs, {"convnet": StudentInfo(1, 1)}, ("random",), {4: 2}, seen, (1, 5))
     of = {(item.arm, item.seed): item.data() for item in plan}

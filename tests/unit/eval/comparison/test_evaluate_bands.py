@@ -12,18 +12,19 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from dpd_eval import EvaluateConfig, Evaluation, Recipe, evaluation
 from dpd_eval import evaluate as compare
-from dpd_eval.inputs import EvaluationInputs, check_sight, read_inputs
+from dpd_eval.inputs import EvaluationInputs, check_sight, open_compared, read_inputs
 from dpd_eval.report_provenance import evaluate_commands
 from dpd_eval.report_records import read_evaluation
 from dpd_eval.selection import check_look, find_method
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.reading import HeldOut, parse_reading
+from dpd_train.reading import HeldOut, ImageOptions, parse_reading
 from dpd_train.scenes import read_scenes
 from tests.banded import CLASSES, COUNTS, bands_of, scenes, write_distilled, write_real
 
 RECIPE = Recipe(name="tiny", steps=40, batch=12, optimizer="adamw", peak_rate=5e-3, warmup=5, shift=2)
 ALL = parse_reading("all", "0:2550")
 HELD = HeldOut(val_per_class=4)
+BANDED = ImageOptions(val_per_class=4, bands="all", stretch="0:2550")
 
 
 def evaluate(sets: list[Path], train: Path, cache: Path, **options: Any) -> Evaluation:
@@ -48,7 +49,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, P
 @pytest.mark.parametrize("count", COUNTS)
 def test_sets_and_real_images_are_on_one_scale(count: int, folders: dict[int, tuple[Path, Path]]) -> None:
     real, distilled = folders[count]
-    inputs = read_inputs([distilled], real, "val", None, HELD, ALL)
+    inputs = read_inputs(open_compared([distilled], real, "val", BANDED))
     (made,) = inputs.sets
     drawn = scenes(count, 6, seed=2).images
     assert made.images.shape == drawn.shape
@@ -98,24 +99,24 @@ def test_soft_labels_and_named_images_have_bands_too(
 def test_a_set_of_other_bands_is_refused_in_one_sentence(folders: dict[int, tuple[Path, Path]], tmp_path: Path) -> None:
     real, distilled = folders[4]
     with pytest.raises(InputError, match=r"SET .*set13 has 13 bands \(B1, B2, B3, B4, …\), --train .*real4 has 4 band"):
-        read_inputs([folders[13][1]], real, "val", None, HELD, ALL)
+        read_inputs(open_compared([folders[13][1]], real, "val", BANDED))
     renamed = write_distilled(tmp_path / "renamed", [replace(b, name=f"X{b.name}") for b in bands_of(4)], 2, 0)
     with pytest.raises(InputError, match=r"4 bands \(XB1, .*: both need the same bands in one order, see --bands"):
-        read_inputs([distilled, renamed], real, "val", None, HELD, ALL)
+        read_inputs(open_compared([distilled, renamed], real, "val", BANDED))
     with pytest.raises(InputError, match=r"has 4 bands \(B1, B2, B3, B4\), --train .* has RGB images: add --bands all"):
-        read_inputs([distilled], real, "val", None, HELD, parse_reading("3,2,1", "0:2550"))
+        read_inputs(open_compared([distilled], real, "val", replace(BANDED, bands="3,2,1", stretch="0:2550")))
     rgb = tmp_path / "rgb"
     for name in CLASSES:
         (rgb / name).mkdir(parents=True)
         Image.new("RGB", (16, 16)).save(rgb / name / "0.png")
     with pytest.raises(DataError, match=r"has 0 usable images.*has 3 bands"):
-        read_inputs([rgb], real, "val", None, HELD, ALL)
+        read_inputs(open_compared([rgb], real, "val", BANDED))
     (rgb / "dataset.json").write_text("{}")
     with pytest.raises(InputError, match=r"rgb has RGB images, --train .* has 4 bands .*: leave out --bands all"):
-        read_inputs([rgb], real, "val", None, HELD, ALL)
+        read_inputs(open_compared([rgb], real, "val", BANDED))
     (rgb / "dataset.json").write_text(json.dumps({"bands": [{"name": "B1", "low": 2, "high": 1}]}))
     with pytest.raises(InputError, match=r"dataset.json: bands\[0\]: its limits are 2.* run the same dpd generate aga"):
-        read_inputs([rgb], real, "val", None, HELD, ALL)
+        read_inputs(open_compared([rgb], real, "val", BANDED))
 
 
 @pytest.mark.parametrize(

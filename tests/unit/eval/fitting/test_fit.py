@@ -19,7 +19,7 @@ from dpd_eval.records import prototypes_of
 from dpd_eval.students import predict, train_student
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.reading import HeldOut
-from dpd_train.scenes import read_scenes
+from dpd_train.scenes import open_scenes, read_scenes
 from tests.unit.eval.fitting.test_backbone import write_vit
 
 RECIPE = """
@@ -174,24 +174,24 @@ def test_options_that_make_no_sense(options: dict[str, object], words: str) -> N
 def test_what_cannot_be_fitted_is_said_before_anything_is_trained(tmp_path: Path) -> None:
     folder, own = write_set(tmp_path / "set", 4), write_set(tmp_path / "own", 4, names=("A", "C"))
     with pytest.raises(DataError, match=r"its classes are not those of .*, first B; name the class folders alike"):
-        check_fit(folder, FitConfig(), own)
+        check_fit(open_scenes(folder), (options := FitConfig()), open_scenes(own, options))
     with pytest.raises(InputError, match="are for --own images; give some"):
-        check_fit(folder, FitConfig(val_per_class=3), None)
+        check_fit(open_scenes(folder), FitConfig(val_per_class=3), None)
     with pytest.raises(InputError, match="no student 'convnot'"):
-        check_fit(folder, FitConfig(student="convnot"), None)
+        check_fit(open_scenes(folder), FitConfig(student="convnot"), None)
     with pytest.raises(InputError, match=r"no such folder"):
-        check_fit(folder, FitConfig(backbone=str(tmp_path / "none")), None)
+        check_fit(open_scenes(folder), FitConfig(backbone=str(tmp_path / "none")), None)
     with pytest.raises(InputError, match="no recipe 'fast'"):
-        check_fit(folder, FitConfig(recipe="fast"), None)
+        check_fit(open_scenes(folder), FitConfig(recipe="fast"), None)
     Image.new("RGB", (40, 40)).save(folder / "A" / "x.png")
     with pytest.raises(DataError, match="has images of 2 sizes; give --resolution"):
-        check_fit(folder, FitConfig(), None)
-    check_fit(folder, FitConfig(resolution=24), None)
+        check_fit(open_scenes(folder), FitConfig(), None)
+    check_fit(open_scenes(folder), FitConfig(resolution=24), None)
     for path in (folder / "B").iterdir():
         path.unlink()
     (folder / "B").rmdir()
     with pytest.raises(DataError, match="holds one class only"):
-        check_fit(folder, FitConfig(), None)
+        check_fit(open_scenes(folder), FitConfig(), None)
     (tmp_path / "flat").mkdir()
     with pytest.raises(DataError, match="holds no class folders"):
-        check_fit(tmp_path / "flat", FitConfig(), None)
+        check_fit(open_scenes(tmp_path / "flat"), FitConfig(), None)

@@ -35,6 +35,7 @@ from dpd_train.base_files import model_hash
 from dpd_train.compute import autocast
 from dpd_train.published import open_published, read_colours
 from dpd_train.run import check_inputs
+from dpd_train.scenes import open_scenes
 from dpd_train.train import train
 from tests.tiny import CONFIG, drawn_scenes, tiny_base
 
@@ -221,7 +222,7 @@ def test_it_watches_a_run_whose_record_names_it(tmp_path: Path, monkeypatch: pyt
     scenes, base = drawn_scenes(tmp_path / "scenes", per_class=24), str(tiny_base(tmp_path))
     short = replace(CONFIG, base=base, prototypes="matched", ipc=2, matching_steps=2, steps=0)
     with pytest.raises(InputError, match="--watchers hf:nowhere: no such folder, and no model of that id"):
-        check_inputs(scenes, tmp_path / "run", replace(short, watchers="own,hf:nowhere"))
+        check_inputs(open_scenes(scenes), tmp_path / "run", replace(short, watchers="own,hf:nowhere"))
     codes = []
     for name, watchers in (("plain", "own"), ("seen", f"own,hf:{place}")):
         record = train(scenes, tmp_path / name, replace(short, watchers=watchers), cache=tmp_path / "cache")
@@ -245,7 +246,7 @@ def test_a_run_looks_at_its_watchers_before_anything_is_trained(tmp_path: Path) 
     twice = replace(config, watchers=f"own,hf:{place},hf:{tmp_path}/other/../eyes")
     (tmp_path / "other").mkdir()
     with pytest.raises(InputError, match="eyes' stands there twice"):
-        check_inputs(scenes, tmp_path / "run", twice)
+        check_inputs(open_scenes(scenes), tmp_path / "run", twice)
     (tmp_path / "a,b").mkdir()
     with pytest.raises(InputError, match="'b' is none of them; a path holds no comma"):
-        check_inputs(scenes, tmp_path / "run", replace(config, watchers=f"own,hf:{tmp_path}/a,b"))
+        check_inputs(open_scenes(scenes), tmp_path / "run", replace(config, watchers=f"own,hf:{tmp_path}/a,b"))

@@ -12,7 +12,7 @@ from dpd_train.context import read_parts
 from dpd_train.foreground.cropping import cropped
 from dpd_train.foreground.foreground import cut, decide, salient
 from dpd_train.reading import HeldOut
-from dpd_train.scenes import read_scenes
+from dpd_train.scenes import open_scenes
 from dpd_train.train import train
 from tests.squares import write_squares
 from tests.tiny import CONFIG, SIDE, tiny_base
@@ -31,8 +31,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_patches_stand_where_the_rule_cuts_and_validation_stays_whole(data: Path) -> None:
     config = replace(CONFIG, crop="foreground")
-    found, plain = (read_parts(data, one, SIDE) for one in (config, CONFIG))
-    whole = read_scenes(data, part="train", held_out=HeldOut(val_per_class=2))
+    found, plain = (read_parts(open_scenes(data, one), one, SIDE) for one in (config, CONFIG))
+    whole = open_scenes(data, HeldOut(val_per_class=2)).part("train")
     rows = [whole.paths.index(path) for path in found.train.paths]
     assert len(rows) == len(whole.paths) - len(found.findings.near) < len(whole.paths)  # left out, then cut
     large = whole.images[rows]
@@ -63,19 +63,20 @@ def test_a_run_says_what_was_cut_and_keeps_the_picture_private(data: Path, tmp_p
 
 def test_a_segmenter_decides_in_the_place_of_saliency(data: Path, tmp_path: Path) -> None:
     name = f"{tiny_dino(tmp_path / 'dino')},{tiny_sam(tmp_path / 'sam')}"
-    scenes = read_scenes(data, part="train", resolution=SIDE, held_out=HeldOut(val_per_class=2))
+    opened = open_scenes(data, HeldOut(val_per_class=2))
+    scenes = opened.part("train", SIDE)
     told: list[str] = []
 
     def stage(title: str):  # type: ignore[no-untyped-def]
         return lambda done, total: told.append(f"{title} {done}/{total}")
 
-    found = cropped(data, scenes, HeldOut(val_per_class=2), segmenter=name, stage=stage)
-    assert found.record["foreground"] != cropped(data, scenes, HeldOut(val_per_class=2)).record["foreground"]
+    found = cropped(opened, scenes, segmenter=name, stage=stage)
+    assert found.record["foreground"] != cropped(opened, scenes).record["foreground"]
     assert told[-1] == f"finding objects {len(scenes.labels)}/{len(scenes.labels)}"
     assert str(tmp_path) not in str(found.record)
 
 
 def test_images_of_the_models_size_are_refused_before_they_are_decoded(data: Path) -> None:
-    scenes = read_scenes(data, part="train", held_out=HeldOut(val_per_class=2))
+    opened = open_scenes(data, HeldOut(val_per_class=2))
     with pytest.raises(InputError, match=r"64 px, not more than the 64 px that are wanted: leave --crop out"):
-        cropped(data, scenes, HeldOut(val_per_class=2))
+        cropped(opened, opened.part("train"))

@@ -9,7 +9,7 @@ import pytest
 
 from dpd_runtime.errors import DataError
 from dpd_runtime.image_folders import OF_SYSTEMS
-from dpd_train.scenes import check_files, read_scenes, split_folders
+from dpd_train.scenes import open_scenes, read_scenes
 from dpd_train.sources import EMPTY, PART_NAMES
 from tests.painted import greys, paint, tree
 
@@ -21,15 +21,15 @@ def test_validation_images_are_those_of_the_folder_however_it_is_called(tmp_path
     tree(tmp_path / "Training")
     tree(tmp_path / name, count=2)
     tree(tmp_path / "Testing", count=1)
-    assert split_folders(tmp_path) == ("train", "val", "test")
+    assert open_scenes(tmp_path).parts == ("train", "val", "test")
     assert greys(read_scenes(tmp_path, part="train")) == [0, 1, 2, 3, 100, 101, 102, 103]
     assert greys(read_scenes(tmp_path, part="val")) == [0, 1, 100, 101]
-    assert check_files(tmp_path, "test") == {"Alpha": 1, "Beta": 1}
+    assert open_scenes(tmp_path).counts("test") == {"Alpha": 1, "Beta": 1}
 
 
 def test_a_class_may_be_called_like_a_part(tmp_path: Path) -> None:
     tree(tmp_path, classes=("Dev", "Valid"))
-    assert check_files(tmp_path, "all") == {"Dev": 4, "Valid": 4}
+    assert open_scenes(tmp_path).counts("all") == {"Dev": 4, "Valid": 4}
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,14 @@ def test_images_that_seem_to_be_meant_for_a_part_stop_the_reading(tmp_path: Path
         tree(tmp_path / part)
     paint(tmp_path / beside, 50)
     with pytest.raises(DataError, match=words):
-        check_files(tmp_path, "train")
+        open_scenes(tmp_path).counts("train")
 
 
 def test_validation_images_without_classes_stop_the_reading(tmp_path: Path) -> None:
     tree(tmp_path / "train")
     paint(tmp_path / "valid" / "a.png", 50)
     with pytest.raises(DataError, match=r"valid/ holds 1 image, .* but no class folders; put them into valid/CLASS"):
-        check_files(tmp_path, "train")
+        open_scenes(tmp_path).counts("train")
 
 
 def test_other_images_beside_parts_and_classes_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -93,11 +93,11 @@ def test_links_inside_a_class(tmp_path: Path) -> None:
     root = tree(tmp_path / "scenes")
     (root / "Alpha" / "same").symlink_to(root / "Beta")
     (root / "Alpha" / "loop").symlink_to(root / "Alpha")
-    assert check_files(root, "all") == {"Alpha": 4, "Beta": 4}, "these images are read as Beta and Alpha"
+    assert open_scenes(root).counts("all") == {"Alpha": 4, "Beta": 4}, "these images are read as Beta and Alpha"
     tree(tmp_path / "elsewhere")
     (root / "Alpha" / "more").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="has 4 images directly inside and 8 in folders inside, first more/Alpha"):
-        check_files(root, "all")
+        open_scenes(root).counts("all")
 
 
 def test_folders_that_read_alike_are_one_class(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_folders_that_read_alike_are_one_class(tmp_path: Path) -> None:
     assert greys(val) == [0, 1, 100, 101]
     paint(tmp_path / "train" / decomposed / "a.png", 50)
     with pytest.raises(DataError, match=r"two folders read 'Forêt' .*; move their images into one"):
-        check_files(tmp_path, "train")
+        open_scenes(tmp_path).counts("train")
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -18,7 +18,7 @@ from dpd_train import rasters as module
 from dpd_train.rasters import Raster, read_array
 from dpd_train.reading import HeldOut, parse_reading
 from dpd_train.scene_set import SceneSet
-from dpd_train.scenes import image_sizes, read_scenes
+from dpd_train.scenes import open_scenes, read_scenes
 from tests.painted import reasons
 
 rasterio = pytest.importorskip("rasterio", reason="rasterio (extra geo) is not installed")
@@ -60,7 +60,7 @@ def test_arrays_are_read_as_geotiffs_are(count: int, bands: str, stretch: str | 
     found, wanted = (read(scenes(tmp_path / suffix, suffix, count), bands, stretch) for suffix in (".npz", ".tif"))
     np.testing.assert_array_equal(found.images, wanted.images)
     assert found.bands == wanted.bands
-    assert image_sizes(tmp_path / ".npz") == image_sizes(tmp_path / ".tif") == {(10, 8): 6}
+    assert open_scenes(tmp_path / ".npz").sizes == open_scenes(tmp_path / ".tif").sizes == {(10, 8): 6}
 
 
 @given(

@@ -18,7 +18,7 @@ from dpd_runtime.images import read_square
 from dpd_train.rasters import Rendering, read_raster
 from dpd_train.reading import HeldOut, Reading, parse_reading
 from dpd_train.scene_set import Part, SceneSet, fingerprint, look_over, to_float
-from dpd_train.scenes import hash_part, look_at, read_scenes
+from dpd_train.scenes import look_at, open_scenes, read_scenes
 from dpd_train.symmetry import EXACT, near_duplicates, near_groups, structure
 from tests.painted import reasons
 
@@ -77,8 +77,8 @@ def test_every_band_is_stretched_by_its_own_percentiles(count: int, tmp_path: Pa
     assert [band.name for band in scenes.bands] == [str(number) for number in range(1, count + 1)]
     np.testing.assert_allclose([(band.low, band.high) for band in scenes.bands], np.transpose([low, high]), rtol=1e-5)
     assert not any(band.fault() for band in scenes.bands)
-    assert look_at(tmp_path, Reading("all")).bands == scenes.bands
-    assert look_at(tmp_path, Reading((1,))).bands == ()
+    assert look_at(open_scenes(tmp_path, reading=Reading("all"))).bands == scenes.bands
+    assert look_at(open_scenes(tmp_path, reading=Reading((1,)))).bands == ()
     assert scenes.gaps == (False,) * 6
     assert look_over({"train": scenes}).messages() == []
 
@@ -401,7 +401,7 @@ def test_near_duplicates_stay_on_one_side_and_test_images_are_known(tmp_path: Pa
     for pair in ({"0", "12"}, {"6", "13"}):
         assert any(pair <= side for side in sides)
     whole = read_scenes(tmp_path, part="train", held_out=EVERY, reading=Reading("all"))
-    found = look_over({"train": whole}, {"test": hash_part(tmp_path, "test", whole.rendering)})
+    found = look_over({"train": whole}, {"test": open_scenes(tmp_path, reading=whole.rendering).hashes("test")})
     assert found.shared == {("train", "test"): 2}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dpd_train.reading import HeldOut
 from dpd_train.scene_set import Finding, SceneSet, look_over, write_quarantine
-from dpd_train.scenes import hash_part, read_scenes
+from dpd_train.scenes import open_scenes, read_scenes
 from tests.painted import paint, tree
 
 
@@ -35,7 +35,7 @@ def test_copies_within_and_across_parts_are_told_apart(tmp_path: Path) -> None:
     copy(root / "train" / "Alpha" / "Alpha_1.png", root / "train" / "Beta" / "Aalike.png")
     copy(root / "train" / "Alpha" / "Alpha_2.png", root / "train" / "Beta" / "zzz.png")  # the last: validation
     (root / "train" / "Alpha" / "Alpha_3.png").write_bytes(b"")
-    found = look_over(parts_of(root), {"test": hash_part(root, "test")})
+    found = look_over(parts_of(root), {"test": open_scenes(root).hashes("test")})
     assert found.shared == {("train", "val"): 1, ("train", "test"): 4}
     assert found.twice == 1
     assert set(found.copies) == {
@@ -70,11 +70,11 @@ def test_copies_within_and_across_parts_are_told_apart(tmp_path: Path) -> None:
 
 def test_unreadable_test_files_and_absent_test_parts(tmp_path: Path) -> None:
     root = tree(tmp_path / "flat")
-    assert hash_part(root, "test") == {}
+    assert open_scenes(root).hashes("test") == {}
     tree(tmp_path / "parts" / "train")
     tree(tmp_path / "parts" / "test", count=1)
     (tmp_path / "parts" / "test" / "Beta" / "b.png").write_bytes(b"")
-    assert list(hash_part(tmp_path / "parts", "test")) == ["test/Alpha/Alpha_0.png", "test/Beta/Beta_0.png"]
+    assert list(open_scenes(tmp_path / "parts").hashes("test")) == ["test/Alpha/Alpha_0.png", "test/Beta/Beta_0.png"]
 
 
 def test_links_out_of_the_folder_are_told(tmp_path: Path) -> None:

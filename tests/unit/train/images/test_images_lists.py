@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dpd_runtime.errors import DataError
 from dpd_train.reading import HeldOut
 from dpd_train.scene_set import fingerprint
-from dpd_train.scenes import natural_side, read_scenes, split_folders
+from dpd_train.scenes import open_scenes, read_scenes
 from tests.painted import greys, paint, reasons, tree
 
 Write = Callable[[Path, Sequence[str], Sequence[Sequence[object]]], Path]
@@ -57,10 +57,11 @@ def test_paths_outside_its_folder_are_read_where_that_is_allowed(tmp_path: Path,
         place = write(tmp_path / "elsewhere", ["path", "label"], rows)
         with pytest.raises(DataError, match="leaves the list's folder; pass --allow-outside"):
             read_scenes(place, part="all")
-        listed = read_scenes(place, part="all", held_out=HeldOut(allow_outside=True))
+        opened = open_scenes(place, HeldOut(allow_outside=True))
+        listed = opened.part("all")
         assert listed.hashes == walked.hashes
         assert listed.outside == (), "they are meant"
-        assert natural_side(place) == natural_side(root)
+        assert opened.side == open_scenes(root).side
 
 
 @both
@@ -91,7 +92,7 @@ def test_a_split_column_makes_parts(tmp_path: Path, write: Write) -> None:
         shade = 100 * (label == "Beta") + 10 * ["train", "val", "test"].index(part) + int(index)
         paint(tmp_path / str(row[0]), shade)
     path = write(tmp_path, ["path", "label", "split"], rows)
-    assert split_folders(path) == ("train", "val", "test")
+    assert open_scenes(path).parts == ("train", "val", "test")
     assert greys(read_scenes(path, part="train")) == [0, 1, 100, 101]
     assert greys(read_scenes(path, part="val")) == [10, 11, 110, 111]
     assert greys(read_scenes(path, part="test")) == [20, 21, 120, 121]
@@ -232,7 +233,7 @@ def test_damaged_parquet_never_crashes(tmp_path: Path, seed: int) -> None:
 
 
 def test_natural_side_of_a_list(tmp_path: Path) -> None:
-    assert natural_side(write_csv(tree(tmp_path), ["path", "label"], rows_of(tmp_path))) == 8
+    assert open_scenes(write_csv(tree(tmp_path), ["path", "label"], rows_of(tmp_path))).side == 8
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])

@@ -15,7 +15,7 @@ from PIL import Image
 from dpd_runtime.errors import DataError
 from dpd_train.reading import HeldOut, Reading, parse_reading
 from dpd_train.scene_set import SceneSet, fingerprint, look_over
-from dpd_train.scenes import hash_part, natural_side, read_scenes
+from dpd_train.scenes import open_scenes, read_scenes
 from tests.painted import paint, reasons, tiff, tree
 
 rasterio = pytest.importorskip("rasterio", reason="rasterio (extra geo) is not installed")
@@ -251,7 +251,7 @@ def test_the_middle_square_is_read_and_resized_as_pillow_does(tmp_path: Path) ->
             Image.fromarray(wide.transpose(1, 2, 0)).save(tmp_path / "png" / name / f"{index}.png")
     bands = read_scenes(tmp_path / "tif", part="all", resolution=8, reading=Reading((1, 2, 3)))
     np.testing.assert_array_equal(bands.images, read_scenes(tmp_path / "png", part="all", resolution=8).images)
-    assert natural_side(tmp_path / "tif") == 16
+    assert open_scenes(tmp_path / "tif").side == 16
 
 
 def test_overviews_are_no_pages(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_test_images_that_were_trained_on_are_found_under_a_stretch(tmp_path: Pa
     (tmp_path / "test" / "Alpha" / "0.tif").rename(tmp_path / "test" / "Alpha" / "renamed.tif")
     write(tmp_path / "test" / "Beta" / "new.tif", np.full((5, 8, 8), 900, np.uint16))
     train = read_scenes(tmp_path, part="train", held_out=HeldOut(val_per_class=0, split="names"), reading=BANDS)
-    found = look_over({"train": train}, {"test": hash_part(tmp_path, "test", train.rendering)})
+    found = look_over({"train": train}, {"test": open_scenes(tmp_path, reading=train.rendering).hashes("test")})
     whole = read_scenes(tmp_path, part="test", reading=BANDS)
     assert len(set(whole.hashes) & set(train.hashes)) == 4
     assert found.shared == {("train", "test"): 4}

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dpd_runtime.errors import DataError
 from dpd_train.reading import parse_reading
-from dpd_train.scenes import PER_CLASS, look_at, shared_scenes
+from dpd_train.scenes import PER_CLASS, look_at, open_scenes
 
 
 def noise(seed: int, side: int = 48) -> np.ndarray:
@@ -26,7 +26,7 @@ def test_a_sample_of_each_class_is_decoded_and_what_is_damaged_is_named(tmp_path
     written(tmp_path, "a", PER_CLASS + 30)
     written(tmp_path, "b", 4, 100)
     (tmp_path / "b" / "003.png").write_bytes(b"no image")
-    look = look_at(tmp_path)
+    look = look_at(open_scenes(tmp_path))
     assert look.counts == {"all": {"a": PER_CLASS + 30, "b": 4}}
     assert (look.sample.images, look.sample.usable) == (PER_CLASS + 4, PER_CLASS + 3)
     (damaged,) = look.sample.set_aside
@@ -34,7 +34,7 @@ def test_a_sample_of_each_class_is_decoded_and_what_is_damaged_is_named(tmp_path
     assert "not readable" in damaged.reason
     assert look.suggestion is None
     assert look.all_bands == ""
-    assert shared_scenes(tmp_path) == {}
+    assert open_scenes(tmp_path).shared() == {}
     assert look.remarks()[0].startswith("1 of 24 images of a sample will be set aside, first b/003.png: not readable")
 
 
@@ -45,7 +45,7 @@ def test_scenes_in_two_parts_are_counted(tmp_path: Path) -> None:
     same = Image.open(tmp_path / "train" / "a" / "000.png")
     same.save(tmp_path / "test" / "a" / "again.png", compress_level=1)  # the same scene in other bytes
     same.rotate(90).save(tmp_path / "test" / "b" / "turned.png")
-    assert shared_scenes(tmp_path) == {("train", "test"): 2}
+    assert open_scenes(tmp_path).shared() == {("train", "test"): 2}
 
 
 @pytest.mark.parametrize(("bands", "usual"), [(4, "3,2,1"), (13, "4,3,2")])
@@ -60,15 +60,15 @@ def test_bands_that_need_a_choice_get_a_suggestion_that_works(tmp_path: Path, ba
             profile["transform"] = rasterio.Affine.translation(1, 1)
             with rasterio.open(place, "w", **profile) as file:
                 file.write(rng.integers(0, 3000, (bands, 16, 16), dtype=np.uint16))
-    look = look_at(tmp_path)
+    look = look_at(open_scenes(tmp_path))
     assert look.sample.usable == 0
     assert look.suggestion is not None
     options, sample = look.suggestion
     assert options == f"--bands {usual} --stretch 2,98"
     assert sample.usable == sample.images == 6
     assert look.remarks()[-1] == "--bands all carries all bands instead, in a codes-only bundle"
-    assert look_at(tmp_path, parse_reading("all")).sample.usable == 6
-    read = look_at(tmp_path, parse_reading(usual, "2,98"))
+    assert look_at(open_scenes(tmp_path, reading=parse_reading("all"))).sample.usable == 6
+    read = look_at(open_scenes(tmp_path, reading=parse_reading(usual, "2,98")))
     assert (read.sample.usable, read.suggestion) == (6, None)
 
 
@@ -77,7 +77,7 @@ def test_one_odd_file_is_no_reason_to_ask_for_rasterio(tmp_path: Path, monkeypat
     written(tmp_path, "b", 3, 100)
     Image.fromarray(np.full((8, 8), 1000, np.uint16)).save(tmp_path / "b" / "deep.png")
     monkeypatch.setattr("dpd_train.rasters.find_spec", lambda name: None)
-    look = look_at(tmp_path)
+    look = look_at(open_scenes(tmp_path))
     assert look.suggestion is None
     assert "pass --stretch 2,98" in look.sample.set_aside[0].reason
 
@@ -87,4 +87,4 @@ def test_where_nothing_can_be_read_the_first_reason_is_said(tmp_path: Path) -> N
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"none of 2 images can be used, first a/x\.png: not readable as any of"):
-        look_at(tmp_path)
+        look_at(open_scenes(tmp_path))

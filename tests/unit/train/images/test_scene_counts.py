@@ -11,7 +11,7 @@ from dpd_train.config import TrainConfig
 from dpd_train.context import read_parts, rows_by_class
 from dpd_train.plan import remarks, task_of
 from dpd_train.reading import HeldOut, choose_groups
-from dpd_train.scenes import check_files, count_scenes, read_scenes
+from dpd_train.scenes import open_scenes, read_scenes
 
 CLASSES = ("Fields", "River")
 
@@ -35,7 +35,7 @@ def originals(root: Path, scenes: int, copies: int, seed: int = 0) -> Path:
 @pytest.mark.parametrize("part", ["train", "val", "all"])
 def test_copies_change_no_count(tmp_path: Path, copies: int, part: str) -> None:
     data = originals(tmp_path, 22, copies)
-    counted = count_scenes(data, part)  # type: ignore[arg-type]
+    counted = open_scenes(data).counted(part)  # type: ignore[arg-type]
     scenes = {"train": 20, "val": 2, "all": 22}[part]
     assert counted.scenes == dict.fromkeys(CLASSES, scenes)
     assert counted.images == dict.fromkeys(CLASSES, scenes * copies)
@@ -47,8 +47,8 @@ def test_where_nothing_repeats_files_are_counted(tmp_path: Path) -> None:
     data = originals(tmp_path, 12, 1)
     (data / "River" / "cut.jpg").write_bytes(b"no image, but a file")
     for part in ("train", "val", "all"):
-        counted = count_scenes(data, part)  # type: ignore[arg-type]
-        assert counted.images == counted.scenes == check_files(data, part)  # type: ignore[arg-type]
+        counted = open_scenes(data).counted(part)  # type: ignore[arg-type]
+        assert counted.images == counted.scenes == open_scenes(data).counts(part)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wanted", [None, 1, 5])
@@ -77,18 +77,18 @@ def test_groups_count_the_scenes_in_them() -> None:
 def test_a_class_of_one_scene_is_refused_before_training(tmp_path: Path) -> None:
     data = originals(tmp_path, 2, 8)
     with pytest.raises(DataError, match="the 8 training images of class 'Fields' are near duplicates of one another"):
-        count_scenes(data, "train").check(data)
-    count_scenes(data, "all").check(data)
+        open_scenes(data).counted("train").check(data)
+    open_scenes(data).counted("all").check(data)
     with pytest.raises(DataError, match="no group of its files can be held out and leave 2 training images"):
-        count_scenes(data, "train", HeldOut(val_per_class=1))
+        open_scenes(data, HeldOut(val_per_class=1)).counted("train")
 
 
 def test_augmented_data_are_small_data(tmp_path: Path) -> None:
     tasks, lines = [], []
     for copies in (1, 8):
         data = originals(tmp_path / str(copies), 24, copies)
-        counts = count_scenes(data, "train").scenes
-        tasks.append(task_of(counts, held=sum(count_scenes(data, "val").scenes.values())))
+        counts = open_scenes(data).counted("train").scenes
+        tasks.append(task_of(counts, held=sum(open_scenes(data).counted("val").scenes.values())))
         lines.append(remarks(counts, tasks[-1]))
     assert tasks[0] == tasks[1]
     assert tasks[1].codes_only
@@ -100,7 +100,7 @@ def test_augmented_data_are_small_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", [True, False])
 def test_prototypes_count_scenes_where_near_duplicates_are_kept(tmp_path: Path, keep: bool) -> None:
     config = TrainConfig(keep_near_duplicates=keep, resolution=64)
-    read = read_parts(originals(tmp_path, 12, 4), config, 64)
+    read = read_parts(open_scenes(originals(tmp_path, 12, 4), config), config, 64)
     assert [len(rows) for rows in rows_by_class(read.train)] == [11, 11]
     assert len(read.train.labels) == (88 if keep else 22)
     some = read.train.only(np.arange(0, len(read.train.labels), 2))

@@ -23,7 +23,7 @@ from dpd_runtime.tags import is_mask
 from dpd_train.rasters import Rendering
 from dpd_train.reading import Reading, parse_reading
 from dpd_train.scene_set import look_over
-from dpd_train.scenes import look_at, read_scenes
+from dpd_train.scenes import look_at, open_scenes, read_scenes
 from tests.painted import reasons
 from tests.teacher import write_teacher
 
@@ -361,7 +361,7 @@ def test_a_bright_outlier_does_not_make_a_narrow_data_set_usable(tmp_path: Path)
     """As Landsat's reflectance: one cloudy image would be read, and in another way than the rest."""
     files = {f"{name}/{i}.tif": gdal(textured(8000, 14000)) for name in ("a", "b") for i in range(40)}
     files["a/cloud.tif"] = gdal(textured(9000, 60000))
-    look = look_at(written(tmp_path, files))
+    look = look_at(open_scenes(written(tmp_path, files)))
     assert look.sample.usable == 0
     assert look.suggestion is not None
     assert look.suggestion[0] == "--stretch 2,98"
@@ -387,7 +387,7 @@ def test_infrared_over_water_hides_nothing_where_other_files_show_that_it_is_no_
     said = "all files of a sample have bands beyond their colours, which are not read; --bands all keeps them"
     expected = said.replace("all files", "6 of 8 files", 1)
     assert look_over({"train": scenes}).messages() == [expected]
-    assert look_at(root).remarks() == [expected]
+    assert look_at(open_scenes(root)).remarks() == [expected]
     assert isinstance(pillow_rgb(gdal(images[6], driver=driver)), str)  # alone it cannot be told
     for image in read_scenes(root, part="all", reading=Reading((1, 2, 3))).images:
         np.testing.assert_array_equal(image.transpose(2, 0, 1), EIGHT[:3])

@@ -17,6 +17,7 @@ from dpd_train.encoder import load_encoder, save_encoder
 from dpd_train.matching import Watcher, embed, maps_of
 from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.run import check_inputs, match_config, read_unfinished, recorded
+from dpd_train.scenes import open_scenes
 from dpd_train.train import train
 from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base
 
@@ -73,12 +74,12 @@ def test_watchers_without_effect_or_folder_are_refused(tmp_path: Path) -> None:
     base = str(tiny_base(tmp_path))
     config = TrainConfig(base=base, watchers=f"own,swimdiff:{tmp_path / 'x'}")
     with pytest.raises(InputError, match="x: no such folder; make it: dpd pretrain --features swimdiff"):
-        check_inputs(scenes, tmp_path / "run", config)
+        check_inputs(open_scenes(scenes), tmp_path / "run", config)
     with pytest.raises(InputError, match="say own and, once each, swimdiff:PATH"):
-        check_inputs(scenes, tmp_path / "run", replace(config, watchers="swimdiff:x"))
+        check_inputs(open_scenes(scenes), tmp_path / "run", replace(config, watchers="swimdiff:x"))
     other = replace(config, base=base, watchers=f"own,swimdiff:{encoder(tmp_path / 'other', side=2 * SIDE)}")
     with pytest.raises(InputError, match=f"it was trained at {2 * SIDE} px and this run works at {SIDE} px; train it"):
-        check_inputs(scenes, tmp_path / "run", other)
+        check_inputs(open_scenes(scenes), tmp_path / "run", other)
     asked = replace(CONFIG, base=base, prototypes=None, watchers=f"own,swimdiff:{encoder(tmp_path / 'eyes')}")
     with pytest.raises(DataError, match="matched needs at least 20"):  # never silently pooled, which has no watchers
         train(scenes, tmp_path / "run", asked, cache=tmp_path / "cache")
