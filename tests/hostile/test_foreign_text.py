@@ -135,7 +135,7 @@ def test_a_pattern_that_backtracks_is_found(pattern: str) -> None:
 def test_shell_words_are_quoted_in_one_place() -> None:
     users = [str(path) for path, tree in sources() if any(True for _ in calls(tree, "shlex"))]
     # the install line is part of an error, and errors are what command lines raise
-    assert users == ["dpd_runtime/text.py", "dpd_runtime/installation.py"]
+    assert users == ["dpd_runtime/installation.py", "dpd_runtime/text.py"]
 
 
 def test_no_writer_of_json_writes_nan() -> None:
