@@ -200,6 +200,7 @@ def audit(
             data.fingerprint(),
             train.held_out.val_per_class,
             train.held_out.split,
+            data.train.card,
         ),
         encoder=None if encoder is None else encoder.source,
         extractor=networks[0].description if networks else None,

@@ -99,6 +99,7 @@ def evaluate(
     build = functools.partial(build_extractor, cache=_extractors(cache), device=place.type)
     check_sets_and_students(sets, config)
     compared = open_compared(sets, train, test, config)
+    config = compared.train.settle(config)
     study = _open_study(compared, config, recipe or load_recipe(config.recipe), build, stage)
     real, networks = study.inputs.real, study.networks
     seen = _seen(study, compared.train, cache, stage)

@@ -75,6 +75,7 @@ def fit(
     """
     config = config or FitConfig()
     made_of, mine_of = opened(distilled), None if own is None else opened(own, config)
+    config = config if mine_of is None else mine_of.settle(config)
     recipe, place = check_fit(made_of, config, mine_of), use_device(device)
     made = made_of.part("all", config.resolution)
     side, parts, held = int(made.images.shape[1]), {"set": made}, None

@@ -19,7 +19,7 @@ from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.text import counted
 from dpd_train.config import HUB
 from dpd_train.foreground.cropping import check_segmenter
-from dpd_train.reading import PLAIN, ImageOptions
+from dpd_train.reading import ImageOptions
 from dpd_train.scene_set import SceneSet, fingerprint
 from dpd_train.scenes import Scenes, opened
 
@@ -66,10 +66,11 @@ class EvaluationInputs:
         return np.concatenate([np.flatnonzero(labels == c)[:ipc] for c in range(len(self.real.classes))])
 
     def fingerprints(self) -> dict[str, str]:
-        """Return the sha256 over the sorted content hashes of each part."""
+        """Return the sha256 over the sorted content hashes of each part, and that of the data card, if there is one."""
         parts = {"train": self.real, "test": self.test}
         parts |= {f"set {i}": scenes for i, scenes in enumerate(self.sets)}
-        return {name: str(fingerprint(scenes)["sha256"]) for name, scenes in parts.items()}
+        hashes = {name: str(fingerprint(scenes)["sha256"]) for name, scenes in parts.items()}
+        return hashes if self.real.card is None else hashes | {"data card": self.real.card}
 
     def notes(self) -> list[str]:
         """List what a reader of the results must know: shared images and rejected files."""
@@ -151,7 +152,7 @@ def read_inputs(compared: Compared, resolution: int | None = None) -> Evaluation
             check_bands(f"SET {one.root}", bands, real, source)
     distilled = [one.read_as(set_reading(real)).part("all", side) for one in sets]
     part = compared.test_part
-    test = train if compared.test is None else compared.test.read_as(real.rendering or PLAIN)
+    test = train if compared.test is None else compared.test.read_like(train, "--test", "--train")
     tested = test.part(part, side)
     inputs = EvaluationInputs(tuple(str(one.root) for one in sets), tuple(distilled), real, tested, part)
     _check_overlap(tested, real, compared.tested, source)

@@ -322,7 +322,7 @@ def read_data(train: Scenes, holdout: Scenes | None, *, classes: Sequence[str], 
         held = train.part("val", resolution)
     else:
         set_aside = train.part("val", resolution) if train.held_out.val_per_class != 0 else None
-        held = holdout.read_as(real.rendering or PLAIN).part(_part_of(holdout), resolution)
+        held = holdout.read_like(train, "--holdout", "--train").part(_part_of(holdout), resolution)
     source = _source(holdout)
     _check_classes(classes, real.classes, held.classes, source)
     held, shared = _without_copies(held, real, source)

@@ -369,6 +369,12 @@ class ImageOptions(HeldOut):
         """These options alone, of a config that has others too."""
         return {field.name: getattr(self, field.name) for field in fields(ImageOptions)}
 
+    @property
+    def given_image_options(self) -> dict[str, Any]:
+        """Those of these options that differ from their defaults."""
+        defaults = {field.name: field.default for field in fields(self)}
+        return {name: value for name, value in self.image_options.items() if value != defaults[name]}
+
 
 def _bands(text: str) -> tuple[int, ...] | tuple[str, ...] | Literal["all"]:
     if text.strip() == "all":

@@ -55,6 +55,7 @@ class SceneSet:
     gaps      of each image, whether pixels of it have no data
     notes     what the user should know of how the files are read
     scenes    of each image, the hash of the first one that shows its scene; empty where each shows one of its own
+    card      sha256 of the data card that says how they are read and divided; None without one
     """
 
     classes: tuple[str, ...]
@@ -68,6 +69,7 @@ class SceneSet:
     gaps: tuple[bool, ...] = ()
     notes: tuple[str, ...] = ()
     scenes: tuple[str, ...] = ()
+    card: str | None = None
 
     @property
     def bands(self) -> tuple[Band, ...]:
@@ -87,7 +89,7 @@ def fingerprint(scenes: SceneSet) -> dict[str, object]:
     """What run.json may say about the data: {"images": n, "classes": {name: count}, "sha256": hex}, no file names.
 
     sha256 is over the sorted content hashes, one per line, and does not depend on names, folders or order. Data read
-    with bands or a stretch also have "rendering".
+    with bands or a stretch also have "rendering", and data with a data card its sha256 as "data_card".
     """
     counts = np.bincount(scenes.labels, minlength=len(scenes.classes))
     record: dict[str, object] = {
@@ -95,7 +97,8 @@ def fingerprint(scenes: SceneSet) -> dict[str, object]:
         "classes": {name: int(count) for name, count in zip(scenes.classes, counts, strict=True)},
         "sha256": hashlib.sha256("\n".join(sorted(scenes.hashes)).encode()).hexdigest(),
     }
-    return record if scenes.rendering is None else record | {"rendering": scenes.rendering.record()}
+    record |= {} if scenes.rendering is None else {"rendering": scenes.rendering.record()}
+    return record if scenes.card is None else record | {"data_card": scenes.card}
 
 
 def to_float(images: "torch.Tensor") -> "torch.Tensor":

@@ -6,14 +6,15 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from dpd_runtime.bands import Band
-from dpd_runtime.errors import DataError, MissingExtraError
+from dpd_runtime.errors import DataError, InputError, MissingExtraError
 from dpd_runtime.images import ALONE, Alike, alike, evenly_spaced, read_square, size_in_header
-from dpd_runtime.text import counted, printable
+from dpd_runtime.text import counted, option, printable
+from dpd_train.data_card import FIELDS, DataCard, read_card
 from dpd_train.rasters import Rendering, array_size, identity, reader, settle
 from dpd_train.reading import (
     BY_CONTENT,
@@ -38,6 +39,8 @@ from dpd_train.sources import (
     open_tree,
 )
 
+Options = TypeVar("Options", bound=ImageOptions)
+
 # -- Labelled scenes of a folder tree or a list: opened once, and handed on to whatever works with them.
 
 
@@ -56,11 +59,13 @@ class Scenes:
         held_out: an error if there is a val part, unless it is the default.
         reading: bands and stretch. The limits of the stretch are those of the training images, held-out ones included,
             for every part. A `Rendering` of other scenes reads these in the same way.
+        card: what is said beside the scenes; `held_out` and `reading` follow it already.
     """
 
     source: Source
     held_out: HeldOut = BY_CONTENT
     reading: Reading | Rendering = PLAIN
+    card: DataCard | None = None
     _listed: dict[str | None, Files] = field(default_factory=dict, repr=False)
     _parts: dict[Part, Files] = field(default_factory=dict, init=False, repr=False)
     _decoded: dict[tuple[Part, int], SceneSet] = field(default_factory=dict, init=False, repr=False)
@@ -85,6 +90,35 @@ class Scenes:
     def read_as(self, reading: Reading | Rendering) -> "Scenes":
         """The same scenes, read in this way."""
         return self if reading in (self.reading, self.__dict__.get("rendering")) else replace(self, reading=reading)
+
+    def read_like(self, others: "Scenes", name: str, like: str) -> "Scenes":
+        """These scenes, read as others are, with the same limits of a stretch.
+
+        Args:
+            name, like: what messages call these scenes and the others.
+
+        Raises:
+            InputError: a card says that these are read in another way.
+        """
+        card = self.card
+        if card is not None and not {"bands", "stretch"}.isdisjoint(card.values) and self.reading != others.reading:
+            raise InputError(
+                f"{name} {self.root}: {card.path} says how these images are read, and those of {like} {others.root} "
+                "are read in another way; make them alike"
+            )
+        return self.read_as(others.rendering or PLAIN)
+
+    def settle(self, config: Options) -> Options:
+        """The config with the options that the scenes were opened with.
+
+        Raises:
+            InputError: it asks for something else.
+        """
+        own = {name: getattr(self.held_out, name) for name in FIELDS if hasattr(self.held_out, name)}
+        for name, asked in config.given_image_options.items():
+            if name in own and asked != own[name]:
+                raise InputError(f"{option(name)} {asked}: {self.root} was opened with {own[name]}; leave it out")
+        return replace(config, **own)
 
     def files(self, part: Part) -> Files:
         """The files of a part that the data bring; of "train" before any is held out.
@@ -299,16 +333,23 @@ def open_scenes(root: Path, options: HeldOut = BY_CONTENT, reading: Reading | Re
     Args:
         root: a folder with class folders, or with train/ (and val/, test/) that have them; or a .csv or .parquet list
             with the columns path, label and perhaps split.
-        options: which images are held out; and how images are read, if they say it.
-        reading: how images are read instead of what the options say.
+        options: which images are held out; and how images are read, if they say it. What they leave at its default is
+            as the data card says, if there is one.
+        reading: how images are read instead of what options and card say: the card is not read then.
 
     Raises:
         DataError: nothing at root, or nothing of that kind.
+        InputError: a damaged data card, or options that say something else.
         MissingExtraError: the list needs pyarrow, which is not installed.
     """
-    if reading is None:
-        reading = options.reading if isinstance(options, ImageOptions) else PLAIN
-    return Scenes(open_source(root, options.groups, options.allow_outside), options, reading)
+    if reading is not None:
+        return Scenes(open_source(root, options.groups, options.allow_outside), options, reading)
+    chosen = options if isinstance(options, ImageOptions) else ImageOptions(**vars(options))
+    card = read_card(root)
+    if card is not None:
+        chosen = replace(chosen, **card.with_options(chosen.given_image_options))
+    source = open_source(root, chosen.groups, chosen.allow_outside)
+    return Scenes(source, chosen, chosen.reading, card)
 
 
 def opened(data: Path | Scenes, options: HeldOut = BY_CONTENT, reading: Reading | Rendering | None = None) -> Scenes:
@@ -449,6 +490,7 @@ def _decode(scenes: Scenes, files: Files, part: Part, resolution: int) -> SceneS
         else tuple(name_in(source, path) for path in used if not path.resolve().is_relative_to(inside)),
         tuple(gaps),
         notes_of(scenes.alike),
+        card=scenes.card.sha256 if scenes.card is not None else None,
     )
 
 

@@ -223,7 +223,8 @@ def train(
         return {}
     with team.leading():
         _check_machine(config, device, team, tracker, federated is not None)
-        base, read, config = _open(opened(data, config), out, config, device, progress, resume, cache)
+        scenes = opened(data, config)
+        base, read, config = _open(scenes, out, scenes.settle(config), device, progress, resume, cache)
         with worked_in(out, "dpd train"), tracked(tracker, out / "tracker", asdict(config)) as track:
             team.tell(Word.LOAD)
             watch = Stopwatch(out / "checkpoints" / "seconds.json")

@@ -193,7 +193,10 @@ def request_of(kind: type[R], data: Path, out: Path, given: Mapping[str, Any]) -
     Raises:
         InputError: a value out of range, or an option that this kind of distillation does not use.
     """
-    known = {one.name for one in fields(kind)}
+    from dpd_train.data_card import read_card
+
+    known, card = {one.name for one in fields(kind)}, read_card(data)
+    given = given if card is None else card.with_options(given)
     for name in given:
         if name not in known:
             raise InputError(f"{option(name)} has no effect {kind.where}: leave it out")

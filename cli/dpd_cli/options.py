@@ -185,9 +185,20 @@ def _settings(config: type) -> list["Field[Any]"]:
     return [field for field in fields(config) if "panel" in field.metadata]
 
 
-def given_values(given: Values, config: type) -> dict[str, Any]:
-    """The values of a config's fields that were given."""
-    return {name: value for name, value in given[config].items() if value is not None}
+def given_values(given: Values, config: type, data: Path | None = None) -> dict[str, Any]:
+    """The values of a config's fields that were given.
+
+    Args:
+        data: scenes whose data card says more of them, if there is one.
+
+    Raises:
+        InputError: a damaged data card, or an option that says something else.
+    """
+    from dpd_train.data_card import read_card
+
+    card = None if data is None else read_card(data)
+    values = given[config] if card is None else card.with_options(given[config])
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _parameter(config: type, field: "Field[Any]") -> inspect.Parameter:

@@ -59,6 +59,22 @@ def test_json_has_the_same(folder: Path, process_environment: dict[str, str]) ->
     assert len(found["sample"]["set_aside"]) == found["sample"]["images"] - found["sample"]["usable"]
 
 
+def test_the_data_card_keeps_the_answers(folder: Path, process_environment: dict[str, str]) -> None:
+    shutil.copytree(folder / "scenes" / "train", folder / "kept")
+    done = check(folder, process_environment, "kept", "--write")
+    assert (done.returncode, list((folder / "kept").glob("*.toml"))) == (2, [])
+    assert "--write: no option was given and none is suggested" in done.stderr
+    done = check(folder, process_environment, "kept", "--val-per-class", "4", "--write", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["data_card"] == "kept/dpd.toml"
+    card = (folder / "kept" / "dpd.toml").read_bytes()
+    done = check(folder, process_environment, "kept", "--split", "names", "--write")
+    assert done.returncode == 0, done.stderr
+    assert "card          kept/dpd.toml: split names, val_per_class 4" in done.stdout
+    assert done.stdout.splitlines()[-1] == "next          dpd distill kept --base base --out look.dpd --quick"
+    assert (folder / "kept" / "dpd.toml").read_bytes() == card.replace(b"val", b'split = "names"\nval', 1)
+
+
 def test_what_is_no_data_set_is_refused(folder: Path, process_environment: dict[str, str]) -> None:
     done = check(folder, process_environment, "nothing")
     assert done.returncode == 2, done.stderr

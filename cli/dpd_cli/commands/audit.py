@@ -81,7 +81,7 @@ def audit_command(
     for data in (train, holdout):
         if private is not None and data is not None:
             check_apart("--private", private, data)
-    options = ImageOptions(**given_values(given, ImageOptions))
+    options = ImageOptions(**given_values(given, ImageOptions, train))
     require_torch("cpu", *extras_of(options.reading, train, holdout))
     check_cache(cache_folder("audit"))
     from dpd_eval.subject import check_further, check_inputs

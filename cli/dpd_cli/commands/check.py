@@ -11,6 +11,7 @@ import typer
 
 from dpd_cli.options import Json, Threads, Values, extras_of, given_values, options_of, require_torch, under
 from dpd_cli.terminal import beside_idle, duration, print_json, progress_bar
+from dpd_runtime.errors import InputError
 from dpd_runtime.text import counted, option_words, shown
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder of class folders, or a .csv or .parquet list.")]
 Base = Annotated[str, under("Data", "Base model that dpd distill will use: nano, a diffusers folder or a hub id.")]
 Resolution = Annotated[int | None, under("Data", "Side of the images in pixels. Default: the base's own.")]
+Write = Annotated[
+    bool, under("Output", "Write these options, or those suggested, as the data card DATA/dpd.toml.", "--write")
+]
 SHOWN = 5  # reasons that are named
 NUMBER = re.compile(r"\d+")  # reasons that differ in a number count as one
 Shared = dict[tuple[str, str], int]
@@ -30,12 +34,13 @@ def check_command(
     data: Data,
     base: Base = "nano",
     resolution: Resolution = None,
+    write: Write = False,
     threads: Threads = None,
     json_output: Json = False,
     *,
     given: Values,
 ) -> None:
-    """Look at a data set before the long run. Nothing is written.
+    """Look at a data set before the long run. Nothing is written but, with --write, the data card.
 
     Decodes a sample of every class, says which files will be set aside and how to read them instead, looks for scenes
     that are in several parts, and says what an audit can decide and how long dpd distill will take.
@@ -44,13 +49,16 @@ def check_command(
         dpd check scenes/
         dpd check sentinel2/ --bands 4,3,2 --stretch 2,98
         dpd check sentinel2/ --bands all
+        dpd check sentinel2/ --bands 4,3,2 --val-per-class 20 --write
     """
-    options = ImageOptions(**given_values(given, ImageOptions))
+    values = given_values(given, ImageOptions, data)
+    options = ImageOptions(**values)
     require_torch("train", "eval", *extras_of(options.reading, data))
     from dpd_cli.distillation import audit_remarks, scene_remarks
     from dpd_runtime.machine import idle_cores, usable_cores
     from dpd_train.base_files import check_base_bands
     from dpd_train.config import TrainConfig
+    from dpd_train.data_card import FIELDS, read_card, write_card
     from dpd_train.kept import speed_here
     from dpd_train.plan import MINUTES, QUICK_MINUTES, make_plan, on_idle_cores, remarks, task_of
     from dpd_train.run import check_base_at, check_classes, check_matched_counts, fate_of_scenes
@@ -76,6 +84,15 @@ def check_command(
     if options.reading.carries:
         check_matched_counts(counts, carried=True)
     task = task_of(counts, held=sum(held.scenes.values()), own_vae=bool(look.bands))
+    suggested = _named(look.suggestion[0]) if look.suggestion is not None else {}
+    if write:
+        said_now = suggested | values
+        kept = {name: said_now[name] for name in FIELDS if name in said_now}
+        if not kept:
+            raise InputError("--write: no option was given and none is suggested, so the card would say nothing")
+        place = write_card(data, kept)
+        say(f"card          {place}: {', '.join(f'{name} {value}' for name, value in kept.items())}")
+    card = read_card(data)
     notes = [*scene_remarks(found), *remarks(counts, task), *audit_remarks(held)]
     say(*(f"note          {line}" for line in notes))
     config = TrainConfig(base=base, ipc=task.ipc, steps=1, resolution=resolution, **options.image_options)
@@ -91,17 +108,24 @@ def check_command(
     seconds = {name: plan.total for name, plan in plans.items()}
     idle = {name: on_idle_cores(each, share, threads, usable_cores()) for name, each in seconds.items()}
     if json_output:
-        facts = {"train": found.images, "scenes": found.scenes, "notes": [*fate, *notes], "seconds": seconds}
-        facts["idle_seconds"] = idle
+        facts: dict[str, Any] = {"train": found.images, "scenes": found.scenes, "notes": [*fate, *notes]}
+        facts |= {"seconds": seconds, "idle_seconds": idle, "data_card": None if card is None else str(card.path)}
         print_json(_facts(look, shared) | facts)
         return
     usual, quick = (f"{duration(seconds[name])}{beside_idle(seconds[name], idle[name])}" for name in ("usual", "quick"))
     print(f"time          dpd distill: {usual}; at least {duration(seconds['least'])}")
     print(f"              dpd distill --quick: {quick}")
-    repeated = given_values(given, ImageOptions) | {"base": base if base != "nano" else None, "resolution": resolution}
-    suggested = look.suggestion[0].split() if look.suggestion is not None else []
+    said = set() if card is None else card.values.keys()
+    repeated = {name: value for name, value in (suggested | values).items() if name not in said}
+    repeated |= {"base": base if base != "nano" else None, "resolution": resolution}
     repeating = [*option_words(repeated), ("--out", "look.dpd"), ("--quick",)]
-    print(f"next          {shown(['dpd', 'distill', str(data), *suggested], repeating)}")
+    print(f"next          {shown(['dpd', 'distill', str(data)], repeating)}")
+
+
+def _named(options: str) -> dict[str, str]:
+    """`--bands 4,3,2 --stretch 2,98` by name."""
+    words = options.split()
+    return dict(zip((name.removeprefix("--") for name in words[::2]), words[1::2], strict=True))
 
 
 def _facts(look: "Look", shared: Shared) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def evaluate_command(
     """
     if out is not None:
         check_file_place("--out", out)
-    config = EvaluateConfig(**given_values(given, EvaluateConfig))
+    config = EvaluateConfig(**given_values(given, EvaluateConfig, train))
     place = "val" if test == "val" else Path(test)
     require_torch(*extras_of(config.reading, train, None if place == "val" else Path(test)))
     from dpd_eval.inputs import check_evaluation, check_sets_and_students, open_compared

@@ -50,7 +50,7 @@ def fit_command(
     """
     from dpd_runtime.classifier import check_place
 
-    config = FitConfig(**given_values(given, FitConfig))
+    config = FitConfig(**given_values(given, FitConfig, own))
     check_device(device)
     check_place(out, overwrite)
     require_torch("export", "cpu", *extras_of(config.reading, own))

@@ -81,7 +81,7 @@ def select_command(
         dpd select eurosat/ --method k-center --ipc 50 --out centers
         dpd select ucmerced/ --method foreground --resolution 64 --out patches
     """
-    options = ImageOptions(**given_values(given, ImageOptions))
+    options = ImageOptions(**given_values(given, ImageOptions, data))
     require_torch(*extras_of(options.reading, data))
     from dpd_eval.selection import select_set
     from dpd_train.scenes import open_scenes

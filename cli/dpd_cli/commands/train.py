@@ -19,6 +19,7 @@ from dpd_cli.options import (
     Threads,
     Values,
     extras_of,
+    given_values,
     named,
     named_after,
     options_of,
@@ -109,6 +110,7 @@ def train_command(
 
     places = {"resume": resume, "keep_checkpoints": keep_checkpoints, "tracker": tracker, "cache_dir": cache_dir}
     with _told_once(DpdError):
+        given = given | {TrainConfig: given_values(given, TrainConfig, data)}
         config, part = _configs(given, preset, places | {"max_minutes": max_minutes}, data)
         out = _place(data) if out is None else out
         if resume and part is None:
