@@ -45,13 +45,17 @@ from dpd_eval.nearness import (
 from dpd_eval.subject import (
     AuditData,
     Subject,
+    check_asked,
     check_further,
-    check_inputs,
-    open_subject,
+    check_sources,
+    classes_of,
+    open_audited,
     read_as_made,
     read_data,
+    subject_of,
     with_images,
 )
+from dpd_eval.subject import Audited as Opened
 from dpd_eval.verdict import (
     FEWEST_IMAGES,
     Audit,
@@ -75,6 +79,7 @@ from dpd_train.bases import encode_cached
 from dpd_train.compute import one_thread, step_generator, use_device
 from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading
 from dpd_train.remarks import bundle_remarks
+from dpd_train.run import FinishedRun
 from dpd_train.scenes import Scenes, opened
 
 OTHER_IMAGES = "the hold-out is not comparable"
@@ -112,7 +117,7 @@ class _Work:
 
 
 def audit(
-    path: Path,
+    path: Path | Opened,
     *,
     train: Path | Scenes,
     holdout: Path | Scenes | None = None,
@@ -130,7 +135,7 @@ def audit(
     """Measure what `path` reveals about the images it was trained on.
 
     Args:
-        path: a bundle, a run directory or a distilled set.
+        path: a bundle, a run directory or a distilled set, or one that was opened.
         train: the training images T: the training part without the validation part (`held_out`). Scenes that were
             opened say themselves what is held out and how they are read.
         holdout: images H of the same distribution that were never trained on; None takes the validation part.
@@ -149,14 +154,16 @@ def audit(
         DiskError: the cache cannot be written.
     """
     started = time.monotonic()
+    audited = open_audited(path) if isinstance(path, Path) else path
+    check_asked(audited, run=run, images=images, seed=seed)
     train = opened(train, held_out, reading)
     holdout = None if holdout is None else opened(holdout, held_out.elsewhere)
-    check_inputs(path, train, holdout, run=run, images=images, seed=seed)
+    check_sources(train, holdout, classes_of(audited))
     check_further(extractor)
     place = use_device(device).type
-    subject = open_subject(path)
+    subject = subject_of(audited)
     encoder = find_encoder(subject, run)
-    home = path if subject.kind == "run" else run
+    home = audited.path if isinstance(audited, FinishedRun) else run
     train = read_as_made(subject, home, train)
     data = read_data(train, holdout, classes=subject.classes, resolution=subject.side)
     subject = with_images(subject, data.train)

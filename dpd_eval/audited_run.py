@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from dpd_runtime.classes import SceneClass, images_behind
 from dpd_runtime.networks import Networks
 from dpd_runtime.sampler import fitted, sampler_schedule, suited_sampler
 from dpd_train.context import OpenedRun, load_run
-from dpd_train.run import read_run
+from dpd_train.run import FinishedRun
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,13 @@ class TorchEngine:
         return output
 
 
-def open_run(run: Path) -> Model:
+def open_run(run: FinishedRun) -> Model:
     """Open a run as its exported bundle would be, with the default sampler.
 
     Raises:
-        InputError: no finished run, or a pipeline that cannot be opened.
+        InputError: a pipeline that cannot be opened.
     """
-    opened = load_run(read_run(run))
+    opened = load_run(run)
     base = opened.base
     networks = Networks(
         unet=TorchEngine(lambda sample, timestep, context: base.unet(sample, timestep, context).sample),

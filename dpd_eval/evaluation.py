@@ -25,8 +25,8 @@ from dpd_eval.extractors import Extractor
 from dpd_eval.inputs import (
     Compared,
     EvaluationInputs,
+    check_asked,
     check_evaluation,
-    check_sets_and_students,
     check_sight,
     count_pairs,
     extractor_name,
@@ -97,7 +97,7 @@ def evaluate(
     config = config or EvaluateConfig()
     place = use_device(device)
     build = functools.partial(build_extractor, cache=_extractors(cache), device=place.type)
-    check_sets_and_students(sets, config)
+    check_asked(sets, config)
     compared = open_compared(sets, train, test, config)
     config = compared.train.settle(config)
     study = _open_study(compared, config, recipe or load_recipe(config.recipe), build, stage)

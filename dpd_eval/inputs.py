@@ -226,11 +226,12 @@ def _class_counts(scenes: SceneSet) -> Int64:
 # -- Checks of an evaluation that need its sets, its images or installed models; the config checks the rest itself.
 
 
-def check_sets_and_students(sets: Sequence[Path | Scenes], config: EvaluateConfig) -> None:
-    """Check what can be checked before images are read.
+def check_asked(sets: Sequence[Path | Scenes], config: EvaluateConfig) -> None:
+    """Check what can be checked before anything is opened.
 
     Raises:
-        InputError: no set, more sets than pairs, or a student that is unknown or not on this machine.
+        InputError: no set, more sets than pairs, a student, extractor, recipe or segmenter that is unknown or not on
+            this machine, or an extractor that nothing would use.
     """
     if not sets:
         raise InputError("no SET given: name at least one folder of a distilled set")
@@ -238,18 +239,17 @@ def check_sets_and_students(sets: Sequence[Path | Scenes], config: EvaluateConfi
         check_student(name)
     if config.pairs is not None and config.pairs < len(sets):
         raise InputError(f"--pairs is {config.pairs}: give at least {len(sets)}, so that every SET is used")
-
-
-def check_evaluation(compared: Compared, config: EvaluateConfig) -> None:
-    """Check all that needs no network and no pixel, in less than a second.
-
-    Raises:
-        InputError, DataError: as `dpd_eval.evaluation.evaluate`.
-    """
-    check_sets_and_students(compared.sets, config)
     extractor_name(config)
     load_recipe(config.recipe)
     check_segmenter(config.segmenter)
+
+
+def check_evaluation(compared: Compared, config: EvaluateConfig) -> None:
+    """Check classes and numbers of images, in less than a second.
+
+    Raises:
+        DataError: as `dpd_eval.evaluation.evaluate`.
+    """
     of_sets, real = check_sources(compared)
     if config.with_real:
         check_counts(METHODS["random"], real, max(config.with_real), "--with-real")

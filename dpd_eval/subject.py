@@ -12,42 +12,49 @@ from dpd_eval.audited_model import Labels, Model
 from dpd_eval.extractor_choice import check_name
 from dpd_eval.records import bands_of_set, check_bands, set_reading
 from dpd_runtime.annotations import Float32, Images, Int64
-from dpd_runtime.archive import FolderFiles, ZipFiles, open_files
 from dpd_runtime.bands import Band
-from dpd_runtime.bundle import load_bundle
-from dpd_runtime.classes import read_class_table, read_code_table
-from dpd_runtime.errors import BundleError, DataError, InputError
+from dpd_runtime.bundle import Bundle, load_bundle
+from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.machine import usable_cores
-from dpd_runtime.manifest import MANIFEST_NAME, parse_manifest
+from dpd_runtime.manifest import MANIFEST_NAME
 from dpd_runtime.networks import TEACHER, choose_provider, load_networks
 from dpd_runtime.set_state import DATASET_NAME
 from dpd_runtime.text import counted
 from dpd_train.reading import PLAIN, parse_reading
-from dpd_train.run import read_run
+from dpd_train.run import FinishedRun, read_run
 from dpd_train.scene_set import Part, SceneSet, fingerprint
 from dpd_train.scenes import Scenes, open_scenes
 
 # -- What an audit checks before PyTorch is imported: what kind of thing is audited, its classes, and the data.
 
 
-CODE_TABLE = ("classes.json", "prototypes.safetensors")
-CLASS_TABLE = (*CODE_TABLE, "prompts.safetensors")
 Kind = Literal["bundle", "run", "set"]
+Audited = Bundle | FinishedRun | Scenes
+"""A bundle, a run or a set, opened."""
 
 
-def kind_of(path: Path) -> Kind:
-    """Tell what `path` is. Any folder that is neither a bundle nor a run is a set, whoever made its images.
+def open_audited(path: Path) -> Audited:
+    """Open what is audited. Any folder that is neither a bundle nor a run is a set, whoever made its images.
 
     Raises:
-        InputError: nothing at all, or a file that is no bundle.
+        InputError: nothing at all, or no finished run.
+        BundleError: a file that is no bundle, or a damaged one.
+        DataError: a folder without labelled images.
     """
     if (path / DATASET_NAME).is_file():
-        return "set"
+        return open_scenes(path)
     if (path / "run.json").is_file():
-        return "run"
+        return read_run(path)
     if not path.exists():
         raise InputError(f"{path}: no such bundle, run or set; give a .dpd file, a run or a folder of labelled images")
-    return "bundle" if path.is_file() or (path / MANIFEST_NAME).is_file() else "set"
+    if path.is_file() or (path / MANIFEST_NAME).is_file():
+        return load_bundle(path, allow_older=True)
+    return open_scenes(path)
+
+
+def kind_of(audited: Audited) -> Kind:
+    """What is audited, in a word."""
+    return "bundle" if isinstance(audited, Bundle) else "run" if isinstance(audited, FinishedRun) else "set"
 
 
 def check_run(kind: Kind, run: Path | None) -> None:
@@ -66,27 +73,18 @@ def check_run(kind: Kind, run: Path | None) -> None:
         raise InputError(f"--run {run}: no pipeline/ in it; give the run directory from which the bundle was exported")
 
 
-def check_inputs(
-    path: Path,
-    train: Scenes,
-    holdout: Scenes | None,
-    *,
-    run: Path | None,
-    images: int | None,
-    seed: int | None,
-) -> None:
-    """Check all that needs no network and no pixel, in less than a second.
+def check_asked(audited: Audited, *, run: Path | None, images: int | None, seed: int | None) -> None:
+    """Check the options for what is audited.
 
     Raises:
-        InputError, DataError, BundleError: as `dpd_eval.audit.audit`.
+        InputError: a number out of range, an option without effect, or a `run` that is none.
     """
     check_numbers(images, seed)
-    kind = kind_of(path)
+    kind = kind_of(audited)
     for option, value in (("--images", images), ("--seed", seed)):
         if kind == "set" and value is not None:
             raise InputError(f"{option} {value} has no effect on a set: all its images are tested")
     check_run(kind, run)
-    check_sources(train, holdout, _classes(path))
 
 
 def check_further(extractor: str | None) -> None:
@@ -101,25 +99,13 @@ def check_further(extractor: str | None) -> None:
         check_name(extractor)
 
 
-def _classes(path: Path) -> tuple[str, ...]:
-    """The class names of what is audited; of a bundle before its hashes are checked."""
-    kind = kind_of(path)
-    if kind == "set":
-        return tuple(open_scenes(path).counts("all"))
-    if kind == "run":
-        return tuple(str(entry["name"]) for entry in read_run(path).table["classes"])
-    files = open_files(path)
-    _check_there(path, files, (MANIFEST_NAME,))
-    manifest = parse_manifest(bytes(files[MANIFEST_NAME]))
-    read, names = (read_code_table, CODE_TABLE) if manifest.codes_only else (read_class_table, CLASS_TABLE)
-    _check_there(path, files, names)
-    table = read({name: bytes(files[name]) for name in names}, manifest.latent_shape)
-    return tuple(c.name for c in table.classes)
-
-
-def _check_there(path: Path, files: FolderFiles | ZipFiles, names: tuple[str, ...]) -> None:
-    if missing := [name for name in names if name not in files]:
-        raise BundleError(f"{path}: has no {missing[0]}; give a bundle that dpd export wrote")
+def classes_of(audited: Audited) -> tuple[str, ...]:
+    """The class names of what is audited."""
+    if isinstance(audited, Bundle):
+        return tuple(c.name for c in audited.classes)
+    if isinstance(audited, FinishedRun):
+        return tuple(str(entry["name"]) for entry in audited.table["classes"])
+    return tuple(audited.counts("all"))
 
 
 # -- The subject of an audit: a bundle, a run or a folder of labelled images, as networks, images and files.
@@ -149,31 +135,26 @@ class Subject:
     scenes: Scenes | None = None
 
 
-def open_subject(path: Path) -> Subject:
-    """Open a bundle, a run or a set: any folder of labelled images.
+def subject_of(audited: Audited) -> Subject:
+    """Load the networks of a bundle or a run.
 
     Raises:
-        InputError: nothing at `path`.
-        BundleError: a damaged bundle.
-        DataError: a folder without labelled images.
+        InputError: a run whose pipeline cannot be opened.
+        ProviderError: a bundle without a provider that computes it here.
     """
-    kind = kind_of(path)
-    if kind == "set":
-        return _open_set(path)
-    if kind == "run":
+    if isinstance(audited, Scenes):
+        return _of_set(audited)
+    if isinstance(audited, FinishedRun):
         from dpd_eval.audited_run import open_run
 
-        model = open_run(path)
-        return _with_model(path, "run", model, None)
-    bundle = load_bundle(path, allow_older=True)
-    provider = choose_provider("cpu", lambda candidate: None, listed=bundle.host.available_providers)
-    teacher = bundle.engine(TEACHER, provider) if TEACHER in bundle.files else None
-    files = dict(bundle.files) | {MANIFEST_NAME: bytes(open_files(path)[MANIFEST_NAME])}
-    networks = load_networks(bundle, provider, usable_cores())
-    return _with_model(path, "bundle", Model(bundle, networks, teacher), files)
+        return _with_model("run", open_run(audited), None)
+    provider = choose_provider("cpu", lambda candidate: None, listed=audited.host.available_providers)
+    teacher = audited.engine(TEACHER, provider) if TEACHER in audited.files else None
+    files = {**audited.files, MANIFEST_NAME: audited.raw}
+    return _with_model("bundle", Model(audited, load_networks(audited, provider, usable_cores()), teacher), files)
 
 
-def _with_model(path: Path, kind: Literal["bundle", "run"], model: Model, files: Mapping[str, bytes] | None) -> Subject:
+def _with_model(kind: Literal["bundle", "run"], model: Model, files: Mapping[str, bytes] | None) -> Subject:
     bundle = model.bundle
     return Subject(
         name=bundle.manifest.name,
@@ -187,8 +168,8 @@ def _with_model(path: Path, kind: Literal["bundle", "run"], model: Model, files:
     )
 
 
-def _open_set(path: Path) -> Subject:
-    scenes = open_scenes(path)
+def _of_set(scenes: Scenes) -> Subject:
+    path = scenes.root
     return Subject(
         name=path.resolve().name,
         kind="set",

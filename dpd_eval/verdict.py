@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dpd_eval.records import convert, parse_json, read_file
-from dpd_runtime.bundle import load_bundle
-from dpd_runtime.errors import AuditError, InputError
+from dpd_runtime.bundle import Bundle
+from dpd_runtime.errors import AuditError
 from dpd_runtime.files import write_atomically
 from dpd_runtime.manifest import AUDIT_NAME
 from dpd_runtime.sealing import write_audited
 from dpd_runtime.text import counted
+from dpd_train.run import FinishedRun
+from dpd_train.scenes import Scenes
 
 Verdict = Literal["PASS", "WARN", "FAIL", "NOT RUN"]
 Ends = tuple[float, float]
@@ -244,25 +246,25 @@ def read_audit(path: Path) -> Audit:
     return convert(parse_json(read_file(path), str(path)), Audit, str(path))
 
 
-def write_record(result: Audit, subject: Path, out: Path | None) -> dict[str, str]:
-    """Write audit.json into the run `subject`, or write a copy of the bundle `subject` that includes it to `out`.
+def write_record(result: Audit, audited: Bundle | FinishedRun | Scenes, out: Path | None) -> dict[str, str]:
+    """Write audit.json into a run, or write a copy of a bundle that includes it to `out`.
+
+    Args:
+        audited: what was audited.
 
     Returns:
         What was written: {"audit": path}, or {"out": path, "bundle_hash": hash}; empty if nothing was.
 
     Raises:
-        InputError: the bundle is not the one that was audited.
+        BundleHashError: the bundle on the disk is no longer the one that was audited.
     """
-    if result.audited.kind == "run":
-        path = subject / AUDIT_NAME
+    if isinstance(audited, FinishedRun):
+        path = audited.path / AUDIT_NAME
         write_atomically(path, (json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n").encode())
         return {"audit": str(path)}
-    if out is None:
+    if out is None or not isinstance(audited, Bundle):
         return {}
-    bundle = load_bundle(subject, allow_older=True)
-    if bundle.hash != result.audited.bundle_hash:
-        raise InputError(f"{subject}: changed during the audit; audit it again")
-    return {"out": str(out), "bundle_hash": write_audited(bundle, out, result.to_dict(), result.verdict)}
+    return {"out": str(out), "bundle_hash": write_audited(audited, out, result.to_dict(), result.verdict)}
 
 
 def check_verdict(result: Audit) -> None:

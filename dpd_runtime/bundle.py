@@ -54,7 +54,7 @@ class Bundle:
     """The content of a verified bundle.
 
     Args:
-        hash: sha256 of bundle.json's bytes. It identifies the bundle.
+        hash: sha256 of bundle.json's bytes. It identifies the bundle. raw: these bytes.
         prompt_embeddings: [P, L, D]; empty_embedding: [L, D]. P, L and D are 0 in a codes-only bundle.
         files: content of all files but the engines, which are hashed in pieces and stay on the disk.
         graphs: its graphs that were read so far.
@@ -76,6 +76,7 @@ class Bundle:
     signature: Signature = UNSIGNED
     key: Key | None = field(default=None, repr=False)
     remembered: bool = False
+    raw: bytes = field(default=b"", repr=False)
 
     def __repr__(self) -> str:
         height, width, _ = self.manifest.image_shape
@@ -360,6 +361,7 @@ def _load(path: Path, key: Key | None, trusted: Sequence[PublicKey] | None, allo
         signature=signature,
         key=key,
         remembered=remember(manifest, signature),
+        raw=raw,
     )
 
 

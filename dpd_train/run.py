@@ -28,7 +28,7 @@ from dpd_train.foreground.cropping import check_segmenter
 from dpd_train.rasters import require_rasterio
 from dpd_train.remarks import SceneSides, network_remarks, other_side, recorded_sides, size_remarks
 from dpd_train.scene_set import Part
-from dpd_train.scenes import Scenes
+from dpd_train.scenes import Scenes, opened
 
 log = logging.getLogger(__name__)
 PARTS: tuple[Part, Part] = ("train", "val")
@@ -188,13 +188,16 @@ def match_config(
 
 
 def check_inputs(
-    data: Scenes | None, out: Path, config: TrainConfig, *, resume: bool = False, cache: Path | None = None
-) -> None:
+    data: Path | Scenes | None, out: Path, config: TrainConfig, *, resume: bool = False, cache: Path | None = None
+) -> Scenes | None:
     """Check all that needs no network and no pixel, in less than a second.
 
     Args:
-        data: None for a federated server without images.
+        data: what `train` takes; None for a federated server without images.
         cache: folder of latents that was given; None for the user's.
+
+    Returns:
+        the scenes, opened.
 
     Raises:
         DataError, InputError: as `dpd_train.train.train`.
@@ -217,11 +220,14 @@ def check_inputs(
     reading = config.reading
     if not reading.plain:
         require_rasterio()
-    if data is not None:
-        counts, _ = (data.counts(part) for part in PARTS)
-        check_classes(data.root, tuple(counts))
-        if (config.prototypes == "matched" or reading.carries) and not config.prune:
-            check_matched_counts(counts, reading.carries)
+    if data is None:
+        return None
+    scenes = opened(data, config)
+    counts, _ = (scenes.counts(part) for part in PARTS)
+    check_classes(scenes.root, tuple(counts))
+    if (config.prototypes == "matched" or scenes.carries) and not config.prune:
+        check_matched_counts(counts, scenes.carries)
+    return scenes
 
 
 def check_base_at(base: str, resolution: int | None) -> int | None:

@@ -76,6 +76,11 @@ class Scenes:
         return self.source.root
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, sorted as strings."""
+        return tuple(self._reference)
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """Those of train, val and test that the data bring as folders or splits; other folders of such names are
         classes.
@@ -328,7 +333,7 @@ class Scenes:
 
 
 def open_scenes(root: Path, options: HeldOut = BY_CONTENT, reading: Reading | Rendering | None = None) -> Scenes:
-    """Open a folder tree or a list. No image is opened yet.
+    """Open a folder tree or a list, and list its training images. No image is opened yet.
 
     Args:
         root: a folder with class folders, or with train/ (and val/, test/) that have them; or a .csv or .parquet list
@@ -338,18 +343,23 @@ def open_scenes(root: Path, options: HeldOut = BY_CONTENT, reading: Reading | Re
         reading: how images are read instead of what options and card say: the card is not read then.
 
     Raises:
-        DataError: nothing at root, or nothing of that kind.
+        DataError: nothing at root, or nothing of that kind; an empty class, or fewer than two.
         InputError: a damaged data card, or options that say something else.
         MissingExtraError: the list needs pyarrow, which is not installed.
     """
     if reading is not None:
-        return Scenes(open_source(root, options.groups, options.allow_outside), options, reading)
+        return _listed(Scenes(open_source(root, options.groups, options.allow_outside), options, reading))
     chosen = options if isinstance(options, ImageOptions) else ImageOptions(**vars(options))
     card = read_card(root)
     if card is not None:
         chosen = replace(chosen, **card.with_options(chosen.given_image_options))
     source = open_source(root, chosen.groups, chosen.allow_outside)
-    return Scenes(source, chosen, chosen.reading, card)
+    return _listed(Scenes(source, chosen, chosen.reading, card))
+
+
+def _listed(scenes: Scenes) -> Scenes:
+    _ = scenes.classes
+    return scenes
 
 
 def opened(data: Path | Scenes, options: HeldOut = BY_CONTENT, reading: Reading | Rendering | None = None) -> Scenes:

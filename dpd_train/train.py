@@ -39,7 +39,7 @@ from dpd_train.published import check_published
 from dpd_train.remarks import network_remarks
 from dpd_train.run import check_inputs, match_config
 from dpd_train.scene_set import write_quarantine
-from dpd_train.scenes import Scenes, opened
+from dpd_train.scenes import Scenes
 from dpd_train.stages import (
     Announce,
     code_sheet,
@@ -122,7 +122,7 @@ def _train(run: Run, base: Base, federated: Federated | None, announce: Announce
 
 
 def _open(
-    data: Scenes,
+    data: Path | Scenes,
     out: Path,
     config: TrainConfig,
     device: torch.device,
@@ -138,11 +138,13 @@ def _open(
     Raises:
         DataError, InputError: unusable data, base or output folder, or options that do not fit them.
     """
-    check_inputs(data, out, config, resume=resume, cache=cache)
+    scenes = check_inputs(data, out, config, resume=resume, cache=cache)
+    assert scenes is not None
+    config = scenes.settle(config)
     check_captioner(config.captioner)
     check_published(config.watchers)
     base = fitted(load_base(config.base), config)
-    run_data = read_parts(data, config, base.resolution, device, progress)
+    run_data = read_parts(scenes, config, base.resolution, device, progress)
     check_base_bands(config.base, run_data.train.bands)
     if run_data.train.bands:
         config = for_bands(config)
@@ -156,7 +158,7 @@ def _open(
     write_quarantine(out / "private" / "quarantine.csv", run_data.findings)
     if run_data.cropped is not None:
         Image.fromarray(run_data.cropped.picture).save(out / "private" / "decisions.png")
-    match_config(out, config, run_data.fingerprint, data.root, cache)
+    match_config(out, config, run_data.fingerprint, scenes.root, cache)
     return base, run_data, config
 
 
@@ -223,8 +225,7 @@ def train(
         return {}
     with team.leading():
         _check_machine(config, device, team, tracker, federated is not None)
-        scenes = opened(data, config)
-        base, read, config = _open(scenes, out, scenes.settle(config), device, progress, resume, cache)
+        base, read, config = _open(data, out, config, device, progress, resume, cache)
         with worked_in(out, "dpd train"), tracked(tracker, out / "tracker", asdict(config)) as track:
             team.tell(Word.LOAD)
             watch = Stopwatch(out / "checkpoints" / "seconds.json")

@@ -19,6 +19,7 @@ from dpd_train.reading import By, ImageOptions, setting  # noqa: TID253 -- loads
 if TYPE_CHECKING:
     from dpd_eval.recipe import Recipe
     from dpd_export import ExportOptions
+    from dpd_runtime.bundle import Bundle
     from dpd_train.config import TrainConfig
     from dpd_train.plan import DistillPlan, Task
     from dpd_train.private.budget import Budget
@@ -282,6 +283,13 @@ class Distillation:
             "bundle": self.out,
             "training run": self.training,
         }
+
+    @cached_property
+    def bundle(self) -> "Bundle":
+        """The exported bundle, before its audit."""
+        from dpd_runtime.bundle import load_bundle
+
+        return load_bundle(self.unaudited)
 
     @cached_property
     def inputs(self) -> "Inputs":
@@ -591,16 +599,14 @@ def _export(made: Distillation, stage: Stage, tell: Tell) -> None:
     if made.out.exists() or (made.folder / "audit.json").exists():
         return
     from dpd_export import ExportOptions, export_run
-    from dpd_runtime.bundle import load_bundle
     from dpd_runtime.engines import Provider
     from dpd_runtime.golden import check_replay, replay
 
     if not made.unaudited.exists():
         options = ExportOptions(name=made.out.name.removesuffix(".dpd"), codes_only=made.codes_only)
         export_run(made.training, made.unaudited, options, progress=stage("exporting"), tell=tell)
-    bundle = load_bundle(made.unaudited)
-    if (done := replay(bundle, Provider("cpu", "requested", 0))) is not None:
-        check_replay(done, bundle.manifest.precision, "cpu")
+    if (done := replay(made.bundle, Provider("cpu", "requested", 0))) is not None:
+        check_replay(done, made.bundle.manifest.precision, "cpu")
         tell(f"verified      golden images {done.psnr_db:.1f} dB from PyTorch's, {done.limit_db:.0f} dB are needed")
 
 
@@ -620,10 +626,12 @@ def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
         return
     from dpd_eval import evaluate
     from dpd_eval.options import EvaluateConfig
-    from dpd_runtime import generate, load_bundle, write_set
+    from dpd_runtime import generate, write_set
 
-    bundle, images = load_bundle(made.unaudited), made.folder / "set"
-    write_set(generate(bundle, ipc=made.judged_ipc, seed=made.asked.seed, provider="cpu"), images, stage("generating"))
+    images = made.folder / "set"
+    write_set(
+        generate(made.bundle, ipc=made.judged_ipc, seed=made.asked.seed, provider="cpu"), images, stage("generating")
+    )
     config = EvaluateConfig(
         baselines=("random", "full" if made.asked.quick else "herding"),
         metrics=not made.asked.quick,
@@ -665,7 +673,7 @@ def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
     place = made.folder / "audit.json"
     if not place.exists():
         result = audit(
-            made.unaudited,
+            made.bundle,
             train=made.inputs.scenes,
             holdout=made.inputs.holdout,
             run=made.training,
@@ -674,7 +682,7 @@ def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
             device="auto",
             stage=stage,
         )
-        write_record(result, made.unaudited, made.out)
+        write_record(result, made.bundle, made.out)
         write_atomically(place, (json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n").encode())
     write_report(list(made.results.values()), made.folder / "report.html")
     made.unaudited.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dpd_eval.audit import audit, overfitted_denoiser
 from dpd_eval.report_records import read_audit
-from dpd_eval.subject import open_subject, read_data
+from dpd_eval.subject import open_audited, read_data, subject_of
 from dpd_eval.verdict import Audit, Outcome, check_verdict, family_of, write_record
 from dpd_export import ExportOptions, export_run
 from dpd_runtime.bundle import load_bundle
@@ -91,7 +91,7 @@ def test_the_record_tells_no_path_and_the_report_reads_it(of_bundle: Audit, fold
 
 
 def test_an_audited_bundle_opens_and_says_so(of_bundle: Audit, folder: Path) -> None:
-    written = write_record(of_bundle, folder / "tiny.dpd", folder / "audited.dpd")
+    written = write_record(of_bundle, load_bundle(folder / "tiny.dpd"), folder / "audited.dpd")
     bundle = load_bundle(folder / "audited.dpd")
     assert bundle.manifest.audit == of_bundle.verdict
     assert bundle.hash == written["bundle_hash"]
@@ -121,7 +121,7 @@ def test_a_run_and_its_bundle_are_judged_alike(of_bundle: Audit, folder: Path) -
     for name, value in theirs.items():
         if name.startswith("membership") and value is not None:
             assert ours[name] == pytest.approx(value, abs=0.03), name
-    assert "audit" in write_record(of_run, folder / "run", None)
+    assert "audit" in write_record(of_run, open_audited(folder / "run"), None)
     assert json.loads((folder / "run" / "audit.json").read_text())["verdict"] == of_run.verdict
 
 
@@ -183,7 +183,7 @@ def test_a_hold_out_that_was_trained_on_is_refused(folder: Path) -> None:
 
 
 def test_samples_are_as_many_of_each_class_on_both_sides(folder: Path) -> None:
-    classes = open_subject(folder / "tiny.dpd").classes
+    classes = subject_of(open_audited(folder / "tiny.dpd")).classes
     data = read_data(open_scenes(folder / "scenes", TWO_HELD), None, classes=classes, resolution=32)
     members, others = data.members(1000)
     counts = [np.bincount(s.labels[r]).tolist() for s, r in ((data.train, members), (data.held, others))]
@@ -193,7 +193,7 @@ def test_samples_are_as_many_of_each_class_on_both_sides(folder: Path) -> None:
 
 def test_the_hold_out_has_one_image_of_each_scene(folder: Path, tmp_path: Path) -> None:
     """Turned copies in H would make its halves alike, and its intervals narrower than they are."""
-    classes = open_subject(folder / "tiny.dpd").classes
+    classes = subject_of(open_audited(folder / "tiny.dpd")).classes
     for image in (folder / "scenes").rglob("*.png"):
         (tmp_path / "turned" / image.parent.name).mkdir(parents=True, exist_ok=True)
         for turn in range(2):

@@ -18,7 +18,7 @@ from dpd_eval.artefacts import find_pictures
 from dpd_eval.attacks import LabelledImages, student_tests
 from dpd_eval.audit import audit
 from dpd_eval.nearness import AuditedImages, near_copies, structure_space, write_worst_pairs
-from dpd_eval.subject import AuditData, open_subject, read_as_made
+from dpd_eval.subject import AuditData, open_audited, read_as_made, subject_of
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.bands import Band
 from dpd_runtime.errors import InputError
@@ -132,7 +132,7 @@ def test_a_set_of_bands_is_audited_beside_real_ones(tmp_path: Path, monkeypatch:
 
 
 def test_t_is_read_as_the_run_read_it_unless_the_options_say_it(tmp_path: Path) -> None:
-    subject = open_subject(write_distilled(tmp_path / "set", bands_of(2), 2, 0))
+    subject = subject_of(open_audited(write_distilled(tmp_path / "set", bands_of(2), 2, 0)))
     bundle = replace(subject, kind="bundle")
     (tmp_path / "run.json").write_text('{"config": {"bands": "all", "stretch": "dB:-25:5"}}')
     (tmp_path / "classes.json").write_text("{}")

@@ -134,7 +134,7 @@ def test_the_audit_tests_what_leaves_the_site(audited: Audit, matched: Path) -> 
     scan = next(test for test in audited.tests if test.name == "artefact scan")
     assert scan.verdict == "PASS", scan.note
     assert any("no denoiser, teacher or latent classifier" in note for note in audited.to_dict()["notes"])
-    found = write_record(audited, matched / "codes.dpd", matched / "audited.dpd")
+    found = write_record(audited, load_bundle(matched / "codes.dpd"), matched / "audited.dpd")
     again = load_bundle(matched / "audited.dpd")
     assert (again.hash, again.manifest.audit, again.manifest.codes_only) == (
         found["bundle_hash"],

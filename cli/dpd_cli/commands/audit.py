@@ -71,7 +71,9 @@ def audit_command(
         dpd audit run --train scenes/ --val-per-class 100
         dpd audit set/ --train scenes/ --holdout heldout/ --private pairs/
     """
+    from dpd_runtime.bundle import Bundle
     from dpd_runtime.image_folders import check_apart
+    from dpd_runtime.sealing import check_auditable
 
     check_device(device)
     check_out(subject, out, overwrite)
@@ -84,18 +86,23 @@ def audit_command(
     options = ImageOptions(**given_values(given, ImageOptions, train))
     require_torch("cpu", *extras_of(options.reading, train, holdout))
     check_cache(cache_folder("audit"))
-    from dpd_eval.subject import check_further, check_inputs
+    from dpd_eval.subject import check_asked, check_further, check_numbers, check_sources, classes_of, open_audited
     from dpd_train.scenes import open_scenes
 
-    scenes, others = open_scenes(train, options), None if holdout is None else open_scenes(holdout, options.elsewhere)
-    check_inputs(subject, scenes, others, run=run, images=images, seed=seed)
+    check_numbers(images, seed)
+    audited = open_audited(subject)
+    if out is not None and isinstance(audited, Bundle):
+        check_auditable(audited)
+    check_asked(audited, run=run, images=images, seed=seed)
     check_further(extractor)
+    scenes, others = open_scenes(train, options), None if holdout is None else open_scenes(holdout, options.elsewhere)
+    check_sources(scenes, others, classes_of(audited))
     from dpd_eval.audit import audit  # loads PyTorch
     from dpd_eval.verdict import check_verdict, write_record
 
     with stage_progress() as stage:
         result = audit(
-            subject,
+            audited,
             train=scenes,
             holdout=others,
             run=run,
@@ -106,26 +113,23 @@ def audit_command(
             device=device,
             stage=stage,
         )
-    _tell(result, write_record(result, subject, out), json_output)
+    _tell(result, write_record(result, audited, out), json_output)
     check_verdict(result)
 
 
 def check_out(subject: Path, out: Path | None, overwrite: bool) -> None:
-    """Check --out before minutes of computing.
+    """Check --out before anything is opened.
 
     Raises:
-        InputError: `subject` is not a bundle or may have no verdict, or what is at `out` may not be replaced.
+        InputError: `subject` is not a bundle, or what is at `out` may not be replaced.
     """
-    from dpd_runtime.bundle import load_bundle
-    from dpd_runtime.sealing import check_auditable, check_target
+    from dpd_runtime.sealing import check_target
 
     if out is None:
         return
     if subject.is_dir() and not (subject / "bundle.json").is_file():
         raise InputError(f"--out {out} has no effect: {subject} is no bundle; a run gets its audit.json, see --json")
     check_target(out, overwrite)
-    if subject.exists():
-        check_auditable(load_bundle(subject, allow_older=True))
 
 
 def _tell(result: "Audit", written: dict[str, str], json_output: bool) -> None:

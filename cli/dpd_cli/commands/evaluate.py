@@ -62,10 +62,10 @@ def evaluate_command(
     config = EvaluateConfig(**given_values(given, EvaluateConfig, train))
     place = "val" if test == "val" else Path(test)
     require_torch(*extras_of(config.reading, train, None if place == "val" else Path(test)))
-    from dpd_eval.inputs import check_evaluation, check_sets_and_students, open_compared
+    from dpd_eval.inputs import check_asked, check_evaluation, open_compared
     from dpd_train.config import check_device
 
-    check_sets_and_students(sets, config)
+    check_asked(sets, config)
     compared = open_compared(sets, train, place, config)  # type: ignore[arg-type]
     check_evaluation(compared, config)
     check_device(device)

@@ -230,12 +230,11 @@ def _check_inputs(
     """
     from dpd_train.launcher import started_processes
     from dpd_train.run import check_inputs
-    from dpd_train.scenes import look_at, open_scenes
+    from dpd_train.scenes import look_at
 
     if started_processes() > 1:
         return data
-    scenes = None if data is None else open_scenes(data, config)
-    check_inputs(scenes, out, config, resume=resume, cache=cache)
+    scenes = check_inputs(data, out, config, resume=resume, cache=cache)
     if scenes is not None and not resume:
         look_at(scenes).check(scenes.root)
     return scenes
