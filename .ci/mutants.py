@@ -26,7 +26,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOMS = ("dpd_runtime", "dpd_train", "dpd_eval", "export/dpd_export", "cli/dpd_cli", "neighbours/dpd_neighbours")
+ROOMS = (
+    "dpd_runtime",
+    "dpd_train",
+    "dpd_eval",
+    "dpd_distill",
+    "export/dpd_export",
+    "cli/dpd_cli",
+    "neighbours/dpd_neighbours",
+)
 MOST_SECONDS = 120.0  # of tests for one fault, by the time that they took in the run of `cover`
 CONFIGURATION = """
 [run]

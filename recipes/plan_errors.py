@@ -18,8 +18,9 @@ from typing import Any
 
 from result_file import tell
 
-from dpd_cli.distillation import Asked, begin, distil, request_of
-from dpd_train import kept, plan, tracking
+from dpd_distill import kept_speed, plan
+from dpd_distill.distillation import Asked, begin, distil, request_of
+from dpd_train import tracking
 
 CASES: dict[str, tuple[str, int, int, dict[str, Any]]] = {
     "five classes, 60 each, quick": ("eurosat_rgb", 5, 60, {"quick": True}),
@@ -96,7 +97,7 @@ def main() -> None:
     parser.add_argument("--only", help="a part of a case's name")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    kept.share_of_a_core = lambda: 1.0  # plans for an idle core: that is what the clock of the run counts
+    kept_speed.share_of_a_core = lambda: 1.0  # plans for an idle core: that is what the clock of the run counts
     plan.MINUTES = plan.QUICK_MINUTES = 0.01  # the shortest plan, with a fifth of the steps that it has otherwise
     plan.SHORTEST_WATCHERS, plan.LEAST_MATCHING, plan.SMALL_MATCHING = 30, 20, 20
     rows = []

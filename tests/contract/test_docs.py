@@ -222,7 +222,18 @@ def test_a_name_that_does_not_exist_is_found() -> None:
 
 
 def test_pages_named_in_the_code_exist() -> None:
-    folders = ("dpd_runtime", "dpd_train", "dpd_eval", "export", "cli", "airgap", "recipes", "examples", "tests")
+    folders = (
+        "dpd_runtime",
+        "dpd_train",
+        "dpd_eval",
+        "dpd_distill",
+        "export",
+        "cli",
+        "airgap",
+        "recipes",
+        "examples",
+        "tests",
+    )
     sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     named = {page for path in sources for page in re.findall(r"\bdocs/[\w/-]+\.md", path.read_text(encoding="utf-8"))}
     assert len(named) > 5

@@ -16,6 +16,7 @@ ENOUGH = {  # docs/guides/classify.md, docs/guides/evaluate.md: dpd fit, dpd eva
     "dpd_train": ("train",),
     "dpd_eval": ("train", "cpu"),
     "export/dpd_export": ("export",),
+    "dpd_distill": ("export", "cpu"),
     "dpd_runtime": (),
     "neighbours/dpd_neighbours": ("train", "cpu"),
 }

@@ -20,6 +20,7 @@ ROOMS = {
     "dpd_runtime": ROOT,
     "dpd_train": ROOT,
     "dpd_eval": ROOT,
+    "dpd_distill": ROOT,
     "dpd_export": ROOT / "export",
     "dpd_cli": ROOT / "cli",
     "dpd_neighbours": ROOT / "neighbours",

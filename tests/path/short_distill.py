@@ -19,14 +19,14 @@ from typing import Any
 import torch
 
 import dpd_cli.commands.distill as command
-import dpd_cli.distillation as planned
-import dpd_cli.distillation as stages
+import dpd_distill.distillation as stages
 import dpd_eval.evaluation as evaluation
 import dpd_eval.extractors as own
 from dpd_cli import terminal
 from dpd_cli.main import main
 from dpd_cli.terminal import Update
-from dpd_train import classifiers, matching, plan
+from dpd_distill import plan
+from dpd_train import classifiers, matching
 from dpd_train.private import budget, choice, decoder, public
 from dpd_train.private import codes as private_codes
 from dpd_train.private.release import Release, read_release, release
@@ -104,5 +104,5 @@ def short_main() -> None:
             with stages() as begun:
                 yield begun(title)
 
-        planned.progress_bar = bar  # type: ignore[assignment]
+        command.progress_bar = bar  # type: ignore[assignment]
     main()

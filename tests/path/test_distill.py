@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("diffusers")
+from dpd_distill.plan import DistillPlan
 from dpd_runtime import load_bundle
 from dpd_runtime.files import worked_in
 from dpd_train.base_files import model_hash
 from dpd_train.drawn_scenes import write_scenes
-from dpd_train.plan import DistillPlan
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
 from tests.path.short_distill import shorten

@@ -13,8 +13,8 @@ from PIL import Image
 
 pytest.importorskip("diffusers")
 pytest.importorskip("dp_accounting")
-from dpd_cli.distillation import PrivateRequest
-from dpd_cli.private_distillation import _entry, _handed_over
+from dpd_distill.distillation import PrivateRequest
+from dpd_distill.private import _entry, _handed_over
 from dpd_runtime import load_bundle
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.private.ledger import cost_of, entry_of, ledger_folder, read_ledger

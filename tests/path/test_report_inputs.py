@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("jinja2")
-from dpd_cli.distillation import Asked, Distillation, PrivateRequest
+from dpd_distill.distillation import Asked, Distillation, PrivateRequest
+from dpd_distill.plan import full_plan
 from dpd_eval.report import write_report
 from dpd_runtime.files import write_atomically
-from dpd_train.plan import full_plan
 from tests.commands import Done, dpd
 from tests.drawn import quick_bundle
 from tests.drawn_results import evaluation, write_json, write_set

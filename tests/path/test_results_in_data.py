@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("diffusers")
-from dpd_cli.distillation import STORED_PRIVATE, Asked, Distillation, PrivateRequest
+from dpd_distill.distillation import STORED_PRIVATE, Asked, Distillation, PrivateRequest
 from dpd_eval.selection import write_folder
 from dpd_runtime.classifier import images_below
 from dpd_runtime.errors import DataError

@@ -54,13 +54,13 @@ def check_command(
     values = given_values(given, ImageOptions, data)
     options = ImageOptions(**values)
     require_torch("train", "eval", *extras_of(options.reading, data))
-    from dpd_cli.distillation import audit_remarks, scene_remarks
+    from dpd_distill.distillation import audit_remarks, scene_remarks
+    from dpd_distill.kept_speed import speed_here
+    from dpd_distill.plan import MINUTES, QUICK_MINUTES, make_plan, on_idle_cores, remarks, task_of
     from dpd_runtime.machine import idle_cores, usable_cores
     from dpd_train.base_files import check_base_bands
     from dpd_train.config import TrainConfig
     from dpd_train.data_card import FIELDS, read_card, write_card
-    from dpd_train.kept import speed_here
-    from dpd_train.plan import MINUTES, QUICK_MINUTES, make_plan, on_idle_cores, remarks, task_of
     from dpd_train.run import check_base_at, check_classes, check_matched_counts, fate_of_scenes
     from dpd_train.scenes import look_at, open_scenes
 

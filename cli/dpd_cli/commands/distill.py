@@ -7,15 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dpd_cli import terminal
-from dpd_cli.distillation import Asked, PrivateRequest, folder_of, request_of
 from dpd_cli.options import DataPlace, Json, Values, extras_of, given_values, options_of, require_torch, under
-from dpd_cli.terminal import Interrupted, beside_idle, duration, log_to_console, print_json, stage_progress
+from dpd_cli.terminal import (
+    Interrupted,
+    beside_idle,
+    duration,
+    log_to_console,
+    print_json,
+    progress_bar,
+    stage_progress,
+)
+from dpd_distill.distillation import Asked, PrivateRequest, folder_of, request_of
 from dpd_runtime.errors import InputError
 from dpd_runtime.text import Option, counted, option_words, shown
 from dpd_train.reading import parse_reading  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
-    from dpd_cli.distillation import Distillation, Tell
+    from dpd_distill.distillation import Distillation, Tell
 
 LOOPS = ("dpd_train.classifiers", "dpd_train.denoiser", "dpd_train.tuning", "dpd_train.matching", "dpd_train.vae")
 PLANNED = ("dpd_train.context", "dpd_train.train")
@@ -61,7 +69,7 @@ def distill_command(
         dpd distill scenes/ --out again.dpd --plan site-run
         dpd distill scenes/ --out site.dpd --dp 1 --public other-scenes/
     """
-    from dpd_cli.distillation import STORED_PRIVATE, distil, failed_audit, resume_command
+    from dpd_distill.distillation import STORED_PRIVATE, distil, failed_audit, resume_command
 
     asked = given_values(given, Asked) | given_values(given, PrivateRequest)
     if resume and (data is not None or asked or plan_only):
@@ -100,8 +108,8 @@ def distill_command(
 
 
 def _distil_privately(data: Path | None, out: Path, asked: dict[str, Any], json_output: bool) -> None:
-    from dpd_cli.distillation import check_resumed, resume_command, resumed_lines
-    from dpd_cli.private_distillation import begin_privately, distil_privately, read_request, repeated_scenes
+    from dpd_distill.distillation import check_resumed, resume_command, resumed_lines
+    from dpd_distill.private import begin_privately, distil_privately, read_request, repeated_scenes
 
     require_torch("export", "cpu", "dp")
     if data is None:
@@ -150,7 +158,7 @@ def _print_signing(out: Path, ipc: int, *required: Option) -> None:
 
 def _begun(data: Path | None, out: Path, asked: dict[str, Any], tell: "Tell") -> "Distillation":
     """The distillation to continue, or a new one with its plan, whose data and notes are told."""
-    from dpd_cli.distillation import begin, check_resumed, read_distillation, resumed_lines
+    from dpd_distill.distillation import begin, check_resumed, read_distillation, resumed_lines
 
     if data is None:
         before = read_distillation(folder_of(out))
@@ -167,7 +175,7 @@ def _begun(data: Path | None, out: Path, asked: dict[str, Any], tell: "Tell") ->
         repeated = read_distillation(Path(request.plan))
         same = {name: getattr(repeated, name) for name in ("ipc", "codes_only", "threads") if name not in asked}
         request = replace(request, quick=repeated.asked.quick, **same)
-    planned = begin(request, tell)
+    planned = begin(request, tell, progress_bar)
     _log()  # only now: the steps that measure this machine are no news
     return planned
 

@@ -33,7 +33,7 @@ def report_command(
         dpd report site-run --trusted-key lab.pub
     """
     require_torch("eval")
-    from dpd_cli.finished_distillation import finished_of, is_distillation
+    from dpd_distill.finished import finished_of, is_distillation
     from dpd_eval.report import write_report
     from dpd_runtime.trust import read_public_key
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dpd_distill.plan import remarks, task_of
 from dpd_runtime.errors import DataError
 from dpd_train.config import TrainConfig
 from dpd_train.context import read_parts, rows_by_class
-from dpd_train.plan import remarks, task_of
 from dpd_train.reading import HeldOut, choose_groups
 from dpd_train.scenes import open_scenes, read_scenes
 

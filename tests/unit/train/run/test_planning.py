@@ -15,13 +15,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpd_eval.attacks import FEWEST
-from dpd_runtime.errors import InputError
-from dpd_train import kept
-from dpd_train.bases import load_base
-from dpd_train.config import TrainConfig
-from dpd_train.kept import IDLE, share_of_a_core, speed_here
-from dpd_train.plan import (
+from dpd_distill import kept_speed
+from dpd_distill.kept_speed import IDLE, share_of_a_core, speed_here
+from dpd_distill.plan import (
     AUDIT_HELD,
     AUDIT_STUDENT_VIEWS,
     AUDIT_VIEWS,
@@ -46,7 +42,11 @@ from dpd_train.plan import (
     spent_by_stage,
     task_of,
 )
-from dpd_train.speed import measure_speed, step_seconds
+from dpd_distill.speed import measure_speed, step_seconds
+from dpd_eval.attacks import FEWEST
+from dpd_runtime.errors import InputError
+from dpd_train.bases import load_base
+from dpd_train.config import TrainConfig
 from tests.tiny import CONFIG, tiny_base
 from tests.unit.train.bases.test_published import resnet, saved
 
@@ -289,8 +289,8 @@ def test_the_first_step_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
         ([1.0, 10.0, 14.0, 18.0], [1.0, 9.0, 11.0, 13.0], 2.0),  # others have the core half of the time
     ):
         wall, alone = iter(walls), iter(computed)
-        monkeypatch.setattr("dpd_train.speed.time.perf_counter", lambda wall=wall: next(wall))
-        monkeypatch.setattr("dpd_train.speed.time.process_time", lambda alone=alone: next(alone))
+        monkeypatch.setattr("dpd_distill.speed.time.perf_counter", lambda wall=wall: next(wall))
+        monkeypatch.setattr("dpd_distill.speed.time.process_time", lambda alone=alone: next(alone))
         assert step_seconds(lambda tell: [tell(step, 4) for step in range(4)]) == seconds
 
 
@@ -322,9 +322,9 @@ def test_a_measurement_is_kept_for_a_day_and_made_again_where_it_was_made_beside
 ) -> None:
     measured, told, share, clock = Measured(), list[str](), [1.0], [1e9]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("dpd_train.speed.speed_of", measured)
-    monkeypatch.setattr(kept, "share_of_a_core", lambda: share[0])
-    monkeypatch.setattr(kept.time, "time", lambda: clock[0])
+    monkeypatch.setattr("dpd_distill.speed.speed_of", measured)
+    monkeypatch.setattr(kept_speed, "share_of_a_core", lambda: share[0])
+    monkeypatch.setattr(kept_speed.time, "time", lambda: clock[0])
 
     def view(config: TrainConfig = CONFIG, threads: int = 1) -> float:
         return speed_here(config, threads, lambda done, total: None, told.append)[0].view
@@ -336,7 +336,7 @@ def test_a_measurement_is_kept_for_a_day_and_made_again_where_it_was_made_beside
     share[0] = 0.5
     assert view() == 2, "what was measured on idle cores is the better figure"
     assert (view(threads=2), view(replace(CONFIG, resolution=128))) == (3, 4)
-    clock[0] += kept.KEPT - 1
+    clock[0] += kept_speed.KEPT - 1
     assert view() == 2
     clock[0] += 2
     assert view() == 5

@@ -13,8 +13,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
-from dpd_cli.distillation import STORED_PRIVATE, PrivateRequest, Tell, check_places
-from dpd_cli.terminal import Update
+from dpd_distill.distillation import STORED_PRIVATE, PrivateRequest, Tell, Update, check_places
 from dpd_runtime.errors import CheckError, DataError, InputError
 from dpd_runtime.files import read_object, write_atomically
 from dpd_runtime.text import counted

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpd_cli.distillation import STORED, STORED_PRIVATE, read_distillation, resume_command
-from dpd_cli.private_distillation import read_request
+from dpd_distill.distillation import STORED, STORED_PRIVATE, read_distillation, resume_command
+from dpd_distill.private import read_request
 from dpd_runtime.errors import InputError
 from dpd_runtime.set_state import DATASET_NAME
 

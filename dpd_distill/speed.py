@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from dpd_distill.plan import WorkSpeed
 from dpd_runtime.annotations import Progress
 from dpd_train.bases import Base, decoder_fits, frozen_decoder, load_base
 from dpd_train.captions import caption_table
@@ -31,7 +32,6 @@ from dpd_train.matching import (
     watcher_shapes,
 )
 from dpd_train.networks import ResNet, teacher_shape
-from dpd_train.plan import WorkSpeed
 from dpd_train.published import PublishedModel, open_published
 from dpd_train.tuning import denoiser_training, frozen_norms_in_float32, trained_parts
 from dpd_train.vae import bands_training, decoder_training, perceptual_shapes, train_autoencoder, with_bands

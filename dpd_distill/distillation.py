@@ -3,13 +3,13 @@
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from dpd_cli.terminal import Update, progress_bar
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, size_of, write_atomically
 from dpd_runtime.text import counted, option, shown
@@ -17,11 +17,11 @@ from dpd_train.config import OWN, WATCHERS_HELP  # noqa: TID253 -- loads no PyTo
 from dpd_train.reading import By, ImageOptions, setting  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
+    from dpd_distill.plan import DistillPlan, Task
     from dpd_eval.recipe import Recipe
     from dpd_export import ExportOptions
     from dpd_runtime.bundle import Bundle
     from dpd_train.config import TrainConfig
-    from dpd_train.plan import DistillPlan, Task
     from dpd_train.private.budget import Budget
     from dpd_train.scenes import Counted, Scenes
 
@@ -234,6 +234,14 @@ def _beside(out: Path, what: str) -> Path:
 STORED = "plan.json"
 STORED_PRIVATE = "private.json"  # instead of it, of a distillation with --dp
 Tell = Callable[[str], None]
+Update = Callable[[int, int], None]
+"""(done, total) → None: as `dpd_runtime.annotations.Progress`, which would load numpy."""
+Bar = Callable[[str], AbstractContextManager[Update]]
+"""Title → a progress bar while the context lasts."""
+
+
+def without_bar(title: str) -> AbstractContextManager[Update]:
+    return nullcontext(lambda done, total: None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,7 +355,7 @@ def read_distillation(folder: Path) -> Distillation:
     Raises:
         InputError: no distillation, or one of another version.
     """
-    from dpd_train.plan import DistillPlan
+    from dpd_distill.plan import DistillPlan
 
     try:
         content = json.loads((folder / STORED).read_text(encoding="utf-8"))
@@ -377,18 +385,17 @@ def resumed_lines(request: Request) -> list[str]:
     return [f"data          {request.data}, as the run folder says", f"base          {request.base}"]
 
 
-def begin(asked: Asked, tell: Tell) -> Distillation:
+def begin(asked: Asked, tell: Tell, bar: Bar = without_bar) -> Distillation:
     """Check the data, measure this machine, and plan. Nothing is written.
 
     Args:
         tell: prints a line. What the data are like is told before this machine is measured.
+        bar: shows the progress of what takes long.
 
     Raises:
         DataError, InputError: unusable data, options or places, or a plan that does not fit into the time.
     """
-    from dpd_runtime.machine import idle_cores, usable_cores
-    from dpd_train.base_files import check_base_bands
-    from dpd_train.plan import (
+    from dpd_distill.plan import (
         MINUTES,
         QUICK_MINUTES,
         TOLERANCE,
@@ -400,6 +407,8 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
         remarks,
         task_of,
     )
+    from dpd_runtime.machine import idle_cores, usable_cores
+    from dpd_train.base_files import check_base_bands
     from dpd_train.run import fate_of_scenes
     from dpd_train.scenes import look_at
 
@@ -416,7 +425,7 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
     fate = fate_of_scenes(look.sample.sides, asked.base, asked.resolution)
     for line in fate:
         tell(f"note          {line}")
-    with progress_bar("looking for near duplicates"):
+    with bar("looking for near duplicates"):
         found, held = scenes.counted("train"), inputs.held()
     found.check(scenes.root)
     counts = found.scenes
@@ -437,9 +446,9 @@ def begin(asked: Asked, tell: Tell) -> Distillation:
             had = f"{asked.plan} had --watchers {repeated.asked.watchers}"
             of_plan.append(f"{had}, not {asked.watchers}: the times of the plan are not those of this run")
     else:
-        from dpd_train.kept import speed_here
+        from dpd_distill.kept_speed import speed_here
 
-        with progress_bar("measuring") as progress:
+        with bar("measuring") as progress:
             config = training_config(asked, full_plan(1, 1), task.ipc)
             alone, share = speed_here(config, threads, progress, tell, len(look.bands))
         speed = alone.beside_others(share)
@@ -487,7 +496,7 @@ def check_places(folder: Path, out: Path) -> None:
 
 def _check_data(asked: Asked, folder: Path, inputs: Inputs) -> None:
     """Check the data before an image is opened."""
-    from dpd_train.plan import USUAL_IPC, full_plan
+    from dpd_distill.plan import USUAL_IPC, full_plan
     from dpd_train.run import check_inputs
 
     check_inputs(inputs.scenes, folder / "training", training_config(asked, full_plan(1, 1), asked.ipc or USUAL_IPC))
@@ -656,8 +665,8 @@ def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
 
 def _recipe(made: Distillation) -> "Recipe":
     """How students are trained. In a first look all arms take as many steps, where that suffices for all images."""
+    from dpd_distill.plan import SEEN_OFTEN
     from dpd_eval.recipe import load_recipe
-    from dpd_train.plan import SEEN_OFTEN
 
     recipe = load_recipe("quick")
     return replace(recipe, full_steps=0) if made.asked.quick and made.images <= SEEN_OFTEN else recipe
@@ -665,10 +674,10 @@ def _recipe(made: Distillation) -> "Recipe":
 
 def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
     """Audit the bundle against images that it was not made from, and write the report."""
+    from dpd_distill.plan import AUDIT_IMAGES
     from dpd_eval.audit import audit
     from dpd_eval.report import write_report
     from dpd_eval.verdict import write_record
-    from dpd_train.plan import AUDIT_IMAGES
 
     place = made.folder / "audit.json"
     if not place.exists():
@@ -690,8 +699,8 @@ def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
 
 def _result(made: Distillation, times: dict[str, Any]) -> dict[str, Any]:
     """The facts at the end, as `--json` prints them."""
+    from dpd_distill.plan import spent_by_stage
     from dpd_runtime.bundle import load_bundle
-    from dpd_train.plan import spent_by_stage
 
     def read(name: str) -> dict[str, Any]:
         content: dict[str, Any] = json.loads((made.folder / f"{name}.json").read_text("utf-8"))

@@ -10,12 +10,12 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from dpd_distill.plan import WorkSpeed
 from dpd_runtime.annotations import Progress
 from dpd_runtime.files import spare_cache, write_atomically
 from dpd_runtime.machine import usable_cores
 from dpd_runtime.versions import processor
-from dpd_train.config import TrainConfig
-from dpd_train.plan import WorkSpeed
+from dpd_train.config import TrainConfig  # noqa: TID253 -- loads no PyTorch
 
 WATCHED, IDLE = 0.5, 0.9  # seconds in which other programs are looked for; share of a core from which on there are none
 KEPT = 24 * 3600  # seconds
@@ -47,7 +47,7 @@ def speed_here(
     if place is not None and (kept := _read(place, busy)) is not None:
         return kept, min(1.0, share)
     tell("measures      a few steps of each kind of work on this machine; the figures are kept for a day")
-    from dpd_train.speed import speed_of
+    from dpd_distill.speed import speed_of
 
     speed = speed_of(config, threads, progress, bands)
     if place is not None:
