@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import dpd_runtime  # noqa: F401 -- first, as it switches telemetry off
+from dpd_runtime.moved import keep_names  # dpd_runtime first, as it switches telemetry off
 
 if TYPE_CHECKING:
     from dpd_eval.evaluation import evaluate
@@ -52,3 +52,13 @@ def __getattr__(name: str) -> Any:
             if hasattr(imported, name):
                 return getattr(imported, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+keep_names(
+    {
+        "dpd_eval.selection.method": "dpd_eval.selection",
+        "dpd_eval.extractors.extractor": "dpd_eval.extractors",
+        "dpd_eval.audit.audit": "dpd_eval.audit",
+        "dpd_eval.audit.record": "dpd_eval.verdict",
+    }
+)

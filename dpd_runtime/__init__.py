@@ -10,6 +10,7 @@ For PyTorch's DataLoader there is `dpd_runtime.torch.DistilledImages`.
 from typing import TYPE_CHECKING, Any
 
 import dpd_runtime.telemetry  # noqa: F401 -- before any library that has one
+from dpd_runtime.moved import keep_names
 
 if TYPE_CHECKING:
     from dpd_runtime.bundle import Bundle, embedded_bundle, load_bundle
@@ -60,3 +61,13 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """List the public names, before they are imported too."""
     return sorted([*_MODULES, "__doc__"])
+
+
+keep_names(
+    {
+        "dpd_runtime.bundle.keys": "dpd_runtime.trust",
+        "dpd_runtime.engines.engine": "dpd_runtime.engines",
+        "dpd_runtime.generation.replay": "dpd_runtime.golden",
+        "dpd_runtime.sealing.require": "dpd_runtime.sealing",
+    }
+)
