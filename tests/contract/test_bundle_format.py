@@ -22,7 +22,7 @@ from dpd_runtime.manifest import Manifest
 from dpd_runtime.sampler import BlockGuidance, Sampler
 from dpd_runtime.sampling import NoiseStream, noise_key
 from dpd_runtime.trust import PublicKey, check_signature, parse_signature, signature_json
-from tests.unit.runtime.bundle.test_encryption import independent
+from tests.unit.runtime.test_encryption import independent
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "bundle-format.md"
 if not PAGE.is_file():

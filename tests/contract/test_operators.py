@@ -39,7 +39,7 @@ from dpd_train.private.limited_watchers import limited_watchers
 from dpd_train.private.release import release
 from tests.sd_like import sd_like
 from tests.tiny import tiny_base
-from tests.unit.train.prototypes.test_matching import network
+from tests.unit.train.test_matching import network
 
 Make = Callable[[Path], Iterable[ir.Model]]
 TRACED: list[tuple[Graph, bytes]] = []

@@ -314,7 +314,7 @@ def test_a_crash_is_one_line_of_the_command(
     sent: signal.Signals, tmp_path: Path, process_environment: dict[str, str]
 ) -> None:
     pytest.importorskip("onnx")  # which the next line's module needs
-    from tests.unit.runtime.engines.test_interrupt import children, slow_bundle, started, wait_until_busy
+    from tests.unit.runtime.test_interrupt import children, slow_bundle, started, wait_until_busy
 
     process = started(slow_bundle(tmp_path, 1024, 2_000), tmp_path / "out", process_environment)
     wait_until_busy(process, 4)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dpd_runtime import archive
 from dpd_runtime.archive import MAX_DIRECTORY, FolderFiles, ZipFiles, check_entry_name, open_files, write_zip
 from dpd_runtime.errors import BundleError
-from tests.unit.runtime.bundle.test_bundle import as_folder, bundle_files
+from tests.unit.runtime.test_bundle import as_folder, bundle_files
 
 FILES = {"bundle.json": b'{"a": 1}', "unet/model.onnx": bytes(range(256)), "empty.bin": b""}
 UNSAFE = [

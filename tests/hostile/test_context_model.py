@@ -7,7 +7,7 @@ import pytest
 from dpd_runtime.engine_files import EngineInput, EngineOutput
 from dpd_runtime.errors import ProviderError
 from dpd_runtime.tensorrt import context_model
-from tests.unit.runtime.engines.test_engine_record import unet
+from tests.unit.runtime.test_engine_record import unet
 
 onnx = pytest.importorskip("onnx")
 RECORD = replace(

@@ -14,7 +14,7 @@ from dpd_runtime.archive import encrypt, is_encrypted
 from dpd_runtime.bundle import load_bundle
 from dpd_runtime.errors import BundleError, DecryptionError
 from dpd_runtime.manifest import FileEntry
-from tests.unit.runtime.bundle.test_bundle import Store, as_folder, as_zip, bundle_files, parts
+from tests.unit.runtime.test_bundle import Store, as_folder, as_zip, bundle_files, parts
 
 GIGABYTE = 10**9
 LIMITED = """

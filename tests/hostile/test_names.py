@@ -9,7 +9,7 @@ from dpd_runtime.bundle import load_bundle
 from dpd_runtime.classes import check_class_name
 from dpd_runtime.errors import BundleError
 from dpd_runtime.files import equal_names
-from tests.unit.runtime.bundle.test_bundle import CLASSES, as_folder, as_zip, bundle_files, parts
+from tests.unit.runtime.test_bundle import CLASSES, as_folder, as_zip, bundle_files, parts
 
 MISLEADING = [
     *("CON", "nul", "Aux.png", "COM1", "lpt9.txt", "com\u00b9", "PRN .x", "conin$"),

@@ -15,7 +15,7 @@ from dpd_runtime.files import FileLock, final_name, open_atomically, open_regula
 from dpd_runtime.set_state import Shard, State
 from tests.commands import dpd
 from tests.drawn import drawn, files, write
-from tests.unit.runtime.dataset.test_dataset import HEADER
+from tests.unit.runtime.test_dataset import HEADER
 
 SECRET = b"a file of the user, outside\n"
 LOSSY = Output(image_format="jpeg")

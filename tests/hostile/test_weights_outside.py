@@ -17,7 +17,7 @@ from dpd_runtime.graph_check import WEIGHTS_NAME, check_graph
 from dpd_runtime.sessions import OnnxRuntimeEngine
 from dpd_runtime.untrusted import EngineProcess
 from tests.hostile.fuzz.wire import appended, changed, field, varint
-from tests.unit.runtime.bundle.test_bundle import as_zip, bundle_files, parts
+from tests.unit.runtime.test_bundle import as_zip, bundle_files, parts
 
 WEIGHT = np.arange(6, dtype=np.float32).reshape(3, 2)  # as many columns as `parts` has classes
 CPU = Provider("cpu", "")

@@ -21,7 +21,7 @@ from tests.commands import dpd as run_dpd
 from tests.path.short_distill import shorten
 from tests.path.test_examples import code_cells
 from tests.tiny import drawn_scenes, scenes_of_bands, tiny_base
-from tests.unit.train.bases.test_published import resnet, saved
+from tests.unit.train.test_published import resnet, saved
 
 STEPS = [f"{name}steps" for name in ("", "matching_", "teacher_", "latent_classifier_", "perceptual_", "vae_")]
 COUNTED = {"threads": 1, "ipc": 10, "codes_only": False, "images": 1, "classes": 1, "judged_ipc": 1}

@@ -11,8 +11,8 @@ pytest.importorskip("diffusers")
 pytest.importorskip("onnx")
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
-from tests.unit.eval.fitting.test_fit import RECIPE, write_set
-from tests.unit.train.bases.test_published import resnet, saved
+from tests.unit.eval.test_fit import RECIPE, write_set
+from tests.unit.train.test_published import resnet, saved
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.commands import Done
 from tests.commands import dpd as run_dpd
 from tests.hostile.test_weights_outside import SECRET, spelled, spelling_graph
 from tests.teacher import write_teacher
-from tests.unit.runtime.classifier.test_model import with_graph
+from tests.unit.runtime.test_model import with_graph
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.commands import dpd as run_dpd
 from tests.drawn import quick_bundle
-from tests.unit.runtime.bundle.test_bundle import as_zip, bundle_files, parts
+from tests.unit.runtime.test_bundle import as_zip, bundle_files, parts
 
 Dpd = Callable[..., Any]
 

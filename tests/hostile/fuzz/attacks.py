@@ -34,7 +34,7 @@ from tests.hostile.fuzz.graph_mutations import POLYGLOTS, before_the_output
 from tests.hostile.fuzz.material import Material, as_folder, as_zip, read_material
 from tests.hostile.fuzz.wire import WIDE, appended, field, varint
 from tests.hostile.test_budget import of_bands, padded
-from tests.unit.runtime.engines.test_interrupt import children, slow_bundle, wait_until_busy
+from tests.unit.runtime.test_interrupt import children, slow_bundle, wait_until_busy
 
 LONGEST, MOST = 2.0, 500
 UNET, GOLDEN = "unet/model.onnx", "golden.safetensors"

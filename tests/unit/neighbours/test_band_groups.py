@@ -11,7 +11,7 @@ from dpd_eval.recipe import Recipe
 from dpd_eval.students import build_student, predict, train_student
 from dpd_neighbours.band_groups import BandGroups
 from dpd_runtime.errors import InputError
-from tests.unit.eval.students import test_students as students
+from tests.unit.eval import test_students as students
 
 BOTH = "groups:RGB=4,3,2;NIR=5"
 LABELS = torch.tensor([0, 1, 2, 0])

@@ -11,7 +11,7 @@ from dpd_eval.networks import ConvNet
 from dpd_eval.recipe import Recipe
 from dpd_eval.students import build_student, count_multiply_adds, train_student
 from dpd_neighbours.dsdnet import LEVELS, DsdNet, signal
-from tests.unit.eval.students import test_students as students
+from tests.unit.eval import test_students as students
 
 LABELS = torch.tensor([0, 1, 2, 0])
 

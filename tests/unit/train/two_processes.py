@@ -1,4 +1,4 @@
-"""What each process of tests/unit/train/compute/test_distributed.py does, all of it in one launch. Not a test itself.
+"""What each process of tests/unit/train/test_distributed.py does, all of it in one launch. Not a test itself.
 
 torchrun --nproc_per_node 2 two_processes.py FOLDER, which holds scenes/ and config.json
 """
