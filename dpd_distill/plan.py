@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from dpd_runtime.errors import InputError
+from dpd_runtime.html import html_table
 from dpd_runtime.sampler import BLOCK, DEFAULT_SAMPLER
 from dpd_runtime.text import counted
 from dpd_train.config import PUBLISHED_IMAGES, WATCHER_STEPS, TrainConfig  # noqa: TID253 -- loads no PyTorch
@@ -152,6 +153,12 @@ class DistillPlan:
     def longest(self) -> float:
         """Estimated seconds of all stages."""
         return self.total + sum(self.perhaps.values())
+
+    def _repr_html_(self) -> str:
+        """The stages with their seconds, for notebooks."""
+        rows = [(name, f"{seconds:.0f}") for name, seconds in self.seconds.items()]
+        rows += [(f"{name}, where the images need it", f"{seconds:.0f}") for name, seconds in self.perhaps.items()]
+        return html_table(f"Plan: {self.total / 60:.0f} minutes", ("stage", "seconds"), rows)
 
     def config(self, **others: Any) -> TrainConfig:
         """The config of the training that this plan describes, with values of other fields."""

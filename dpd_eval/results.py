@@ -13,6 +13,8 @@ from dpd_eval.recipe import Recipe
 from dpd_eval.records import read_set_file
 from dpd_eval.selection import find_method, method_names
 from dpd_eval.statistics import Interval, Unit, Verdict, fewest_repeats
+from dpd_runtime.html import html_table
+from dpd_runtime.text import counted
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]
@@ -154,6 +156,27 @@ class Evaluation:
 
     def arm(self, name: str, setting: Setting) -> ArmResult | None:
         return next((arm for arm in self.arms if (arm.arm, arm.setting) == (name, setting)), None)
+
+    def _repr_html_(self) -> str:
+        """Accuracies by arm, with verdicts and notes, for notebooks."""
+        rows = [
+            (
+                arm.arm,
+                arm.student,
+                arm.ipc,
+                len(arm.oa_runs),
+                f"{100 * arm.oa_mean:.2f}",
+                "" if arm.oa_std is None else f"{100 * arm.oa_std:.2f}",
+            )
+            for arm in self.arms
+        ]
+        goals = [
+            f"{row.arm} − {row.reference}, IPC {row.ipc}: {100 * row.difference.mean:+.2f} points; "
+            f"at least {goal.ratio:g} × {goal.reference}: {goal.verdict}"
+            for row, goal in zip(self.differences, self.verdicts, strict=True)
+        ]
+        title = f"{counted(self.test_images, 'test image')}, {self.resolution} px"
+        return html_table(title, ("arm", "student", "IPC", "pairs", "OA %", "± std"), rows, [*goals, *self.notes])
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain dicts, lists, strings and finite numbers, as `--json` prints them."""

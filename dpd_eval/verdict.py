@@ -12,6 +12,7 @@ from dpd_eval.records import convert, parse_json, read_file
 from dpd_runtime.bundle import Bundle
 from dpd_runtime.errors import AuditError
 from dpd_runtime.files import write_atomically
+from dpd_runtime.html import html_table
 from dpd_runtime.manifest import AUDIT_NAME
 from dpd_runtime.sealing import write_audited
 from dpd_runtime.text import counted
@@ -226,6 +227,19 @@ class Audit:
     versions: dict[str, str] = field(default_factory=dict)
     seconds: float | None = None
     private: Path | None = None
+
+    def _repr_html_(self) -> str:
+        """The verdict with its reasons, and the tests, for notebooks."""
+        rows = [
+            (
+                test.name,
+                *("" if number is None else f"{number:.3f}" for number in (test.value, test.threshold)),
+                test.verdict,
+            )
+            for test in self.tests
+        ]
+        said = [*self.summary, *self.reasons]
+        return html_table(f"Audit: {self.verdict}", ("test", "value", "limit", "verdict"), rows, said)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of audit.json."""

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import struct
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ from dpd_runtime.formats import (
     waiting_encoding,
 )
 from dpd_runtime.generation import Generation, writing_behind
+from dpd_runtime.html import html_table
 from dpd_runtime.image_folders import OF_SETS, SHEET_NAME
 from dpd_runtime.images import read_pixels
 from dpd_runtime.machine import gpu_name, nvidia_driver
@@ -406,6 +408,14 @@ class DistilledSet:
     computed: int
     set_hash: str | None
     left: int = 0
+
+    def _repr_html_(self) -> str:
+        """What it holds, and its contact sheet if it is complete, for notebooks."""
+        facts = [("images", self.images), ("classes", self.classes), ("set hash", self.set_hash or "unfinished")]
+        sheet = self.out / SHEET_NAME
+        picture = b64encode(sheet.read_bytes()).decode() if self.set_hash is not None and sheet.is_file() else ""
+        shown = f'<img alt="contact sheet" src="data:image/png;base64,{picture}">' if picture else ""
+        return html_table(str(self.out), ("", ""), facts) + shown
 
 
 def write_set(

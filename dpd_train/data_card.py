@@ -102,4 +102,4 @@ def place_of(data: Path) -> Path:
 
 def _shown(value: object) -> str:
     """A value in TOML. A string is written as in JSON, in whose strings one character more may stand as it is."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")

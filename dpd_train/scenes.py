@@ -12,6 +12,7 @@ import numpy as np
 
 from dpd_runtime.bands import Band
 from dpd_runtime.errors import DataError, InputError, MissingExtraError
+from dpd_runtime.html import html_table
 from dpd_runtime.images import ALONE, Alike, alike, evenly_spaced, read_square, size_in_header
 from dpd_runtime.text import counted, option, printable
 from dpd_train.data_card import FIELDS, DataCard, read_card
@@ -86,6 +87,18 @@ class Scenes:
         classes.
         """
         return self.source.parts
+
+    def _repr_html_(self) -> str:
+        """Images by class and part, for notebooks."""
+        parts = {part: {name: len(paths) for name, paths in files.items()} for part, files in self.every_part.items()}
+        rows = [(name, *(counts.get(name, 0) for counts in parts.values())) for name in self.classes]
+        said = [", ".join(f"{option(name)} {value}" for name, value in self.options.items())] if self.options else []
+        return html_table(str(self.root), ("class", *parts), rows, said)
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The options of the command line that say how the scenes are read and divided, where they are not default."""
+        return self.held_out.given_image_options if isinstance(self.held_out, ImageOptions) else {}
 
     @property
     def carries(self) -> bool:

@@ -31,17 +31,6 @@ if TYPE_CHECKING:
 
 
 PASSPHRASE_VARIABLE = "DPD_PASSPHRASE"
-EXTRAS = {
-    "train": ("torch", "diffusers", "transformers", "sklearn"),
-    "export": ("onnx", "onnxscript"),
-    "eval": ("scipy", "jinja2", "msgspec"),
-    "cpu": ("onnxruntime",),
-    "dp": ("dp_accounting",),
-    "geo": ("rasterio",),
-    "parquet": ("pyarrow",),
-}
-"""Packages of each extra that commands check before they start."""
-
 Number = TypeVar("Number", int, float)
 Values = dict[type, dict[str, Any]]
 """The given values by config and field; None for a field that was not given."""
@@ -281,17 +270,9 @@ def require_torch(*extras: str) -> None:
     Raises:
         MissingExtraError: packages are not installed; the message names all, and all extras that bring them.
     """
-    from importlib.util import find_spec
+    from dpd_runtime.extras import require_extras
 
-    from dpd_runtime.errors import MissingExtraError
-
-    missing = {
-        extra: absent
-        for extra in dict.fromkeys(("train", *extras))
-        if (absent := [package for package in EXTRAS[extra] if find_spec(package) is None])
-    }
-    if missing:
-        raise MissingExtraError([name for absent in missing.values() for name in absent], ",".join(missing))
+    require_extras("train", *extras)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,0 +1,266 @@
+"""The calls of a distillation for programs and notebooks. Options are keywords with the names of the command line."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dpd_runtime.annotations import Progress
+from dpd_runtime.bundle import Bundle, load_bundle
+from dpd_runtime.classifier import Classifier, Labelled, images_below, label_folder, load_engine, open_classifier
+from dpd_runtime.extras import require_extras
+from dpd_runtime.generation import Generation
+from dpd_runtime.generation import generate as generate_images
+from dpd_train.config import resolve  # noqa: TID253 -- loads no PyTorch
+from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
+from dpd_train.run import FinishedRun, read_run  # noqa: TID253 -- loads no PyTorch
+from dpd_train.scenes import Scenes  # noqa: TID253 -- loads no PyTorch
+from dpd_train.scenes import open_scenes as open_with  # noqa: TID253 -- loads no PyTorch
+
+if TYPE_CHECKING:
+    from dpd_eval.results import Evaluation
+    from dpd_eval.verdict import Audit
+
+Place = str | Path
+Stage = Callable[[str], Progress]
+"""Title of a stage → its progress."""
+
+
+def silent(title: str) -> Progress:
+    """Show no progress."""
+    return lambda done, total: None
+
+
+def open_scenes(data: Place, **options: Any) -> Scenes:
+    """Open labelled scenes: a folder of class folders, with train/ val/ test/ around them or not, or a list.
+
+    Args:
+        options: bands, stretch, val_per_class, split, groups, allow_outside. A data card says what is not given.
+
+    Raises:
+        DataError: nothing of that kind at `data`.
+        InputError: an option out of range, or one that contradicts the data card.
+    """
+    return open_with(Path(data), ImageOptions(**options))
+
+
+def train(
+    scenes: Scenes | Place,
+    out: Place,
+    *,
+    preset: str | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    stage: Stage = silent,
+    **options: Any,
+) -> FinishedRun:
+    """Fine-tune a diffusion model on scenes and make prototypes, as `dpd train` does.
+
+    Args:
+        scenes: opened, or their place. out: run directory: a new one, or with `resume` an unfinished one.
+        preset: quick, standard or paper; options that are given win over it.
+        options: those of `dpd train`, such as ipc=10, steps=2000, prototypes="matched", seed=1.
+
+    Raises:
+        DataError, InputError: unusable scenes, options or places; nothing is written then.
+        MissingExtraError: packages are not installed.
+    """
+    require_extras("train")
+    from dpd_train.compute import use_device
+    from dpd_train.train import train as train_run
+
+    config = resolve(preset, options)
+    train_run(_scenes(scenes), Path(out), config, resume=resume, device=use_device(device), progress=stage)
+    return read_run(Path(out))
+
+
+def export(
+    run: FinishedRun | Place,
+    out: Place,
+    *,
+    overwrite: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+    **options: Any,
+) -> Bundle:
+    """Compile a run to ONNX graphs in one bundle, measured against PyTorch, as `dpd export` does.
+
+    Args:
+        options: those of `dpd export`, such as precision="fp32", codes_only=True, name="site".
+
+    Raises:
+        InputError: no finished run, something else at `out`, or prototypes that show real images.
+        ParityError: a graph is too far from PyTorch; nothing is left at `out` then.
+        MissingExtraError: packages are not installed.
+    """
+    require_extras("train", "export", "cpu")
+    from dpd_export import ExportOptions, export_run
+
+    place = run.path if isinstance(run, FinishedRun) else Path(run)
+    export_run(place, Path(out), ExportOptions(**options), overwrite=overwrite, tell=tell)
+    return load_bundle(out, allow_older=True)
+
+
+def generate(bundle: Bundle | Place | None = None, *, ipc: int, seed: int = 0, **options: Any) -> Generation:
+    """Generate images of a bundle: a sized iterable; `write_set` writes it to a folder. Needs no PyTorch.
+
+    Args:
+        bundle: opened, or its place; None for the embedded one. ipc: images per class. seed: of the noise.
+        options: classes (a list of names), sampler, provider, device, precision, threads.
+
+    Raises:
+        InputError, ProviderError, CheckError: as `Generation`.
+        BundleError: a damaged bundle.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    return generate_images(opened, ipc=ipc, seed=seed, **options)
+
+
+def distill(
+    scenes: Scenes | Place,
+    out: Place,
+    *,
+    tell: Callable[[str], None] = print,
+    stage: Stage = silent,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train, match codes, export, verify, evaluate, audit and report, with a plan, as `dpd distill` does.
+
+    Args:
+        out: the bundle, such as site.dpd; a folder site-run beside it keeps everything else.
+        tell: gets the lines about data and plan.
+        options: those of `dpd distill`, such as minutes=60, quick=True, ipc=10, holdout="heldout".
+
+    Returns:
+        what `dpd distill --json` prints.
+
+    Raises:
+        DataError, InputError: unusable scenes, options or places, or a plan that does not fit into `minutes`.
+        AuditError: the audit failed; everything is written, and must not leave.
+        MissingExtraError: packages are not installed.
+    """
+    require_extras("train", "export", "eval", "cpu")
+    from dpd_distill.distillation import Asked, begin, distil, failed_audit, request_of
+
+    opened = _scenes(scenes)
+    given = opened.options | options
+    made = begin(request_of(Asked, opened.root, Path(out), given), tell)
+    made.store()
+    result = distil(made, stage, tell)
+    failed_audit(result)
+    return result
+
+
+def evaluate(
+    sets: Sequence[Scenes | Place] | Scenes | Place,
+    *,
+    train: Scenes | Place,
+    test: Scenes | Place | Literal["val"],
+    device: str = "auto",
+    stage: Stage = silent,
+    **options: Any,
+) -> "Evaluation":
+    """Train students on sets and on real subsets, and compare them, as `dpd evaluate` does.
+
+    Args:
+        sets: one set or several, made with different seeds. test: "val" is the validation part of `train`.
+        options: those of `dpd evaluate`, such as ipc=(10,), students=("convnet",), baselines=("random", "full").
+
+    Raises:
+        DataError, InputError: as `dpd_eval.evaluate`.
+        MissingExtraError: packages are not installed.
+    """
+    require_extras("train", "cpu")
+    from dpd_eval import EvaluateConfig
+    from dpd_eval import evaluate as evaluate_sets
+
+    several = [sets] if isinstance(sets, str | Path | Scenes) else sets
+    opened = [one if isinstance(one, Scenes) else Path(one) for one in several]
+    tested: Any = test if test == "val" or isinstance(test, Scenes) else Path(test)
+    config = EvaluateConfig(**options)
+    return evaluate_sets(opened, config, train=_scenes(train), test=tested, device=device, stage=stage)
+
+
+def audit(
+    audited: Bundle | FinishedRun | Scenes | Place,
+    *,
+    train: Scenes | Place,
+    holdout: Scenes | Place | None = None,
+    device: str = "auto",
+    stage: Stage = silent,
+    **options: Any,
+) -> "Audit":
+    """Measure what a bundle, a run or a set gives away of the images it was made from, as `dpd audit` does.
+
+    Args:
+        train: the images of the training, without those that were held out.
+        holdout: images of the same kind that were not trained on; None for the validation part of `train`.
+        options: run, images, seed, extractor, private, cache.
+
+    Raises:
+        DataError, InputError, BundleError: as `dpd_eval.audit.audit`.
+        MissingExtraError: packages are not installed.
+    """
+    require_extras("train", "cpu", "eval")
+    from dpd_eval.audit import audit as audit_it
+
+    subject = Path(audited) if isinstance(audited, str | Path) else audited
+    held = Path(holdout) if isinstance(holdout, str) else holdout
+    return audit_it(subject, train=_scenes(train), holdout=held, device=device, stage=stage, **options)
+
+
+def fit(
+    distilled: Scenes | Place,
+    out: Place,
+    *,
+    own: Scenes | Place | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    **options: Any,
+) -> Classifier:
+    """Train a classifier on a set, alone or with a site's own labelled images, as `dpd fit` does.
+
+    Args:
+        out: folder of the classifier, which runs without PyTorch.
+        options: those of `dpd fit`, such as student="resnet", backbone="vit", steps=1000, seed=1.
+
+    Raises:
+        DataError, InputError: as `dpd_eval.fit.fit`.
+        MissingExtraError: packages are not installed.
+    """
+    require_extras("train", "export", "cpu")
+    from dpd_eval.fit import fit as fit_network
+    from dpd_eval.options import FitConfig
+    from dpd_export.classifier import save_classifier
+    from dpd_runtime.classifier import check_place
+
+    check_place(Path(out), overwrite)
+    config = FitConfig(**options)
+    made = distilled if isinstance(distilled, Scenes) else Path(distilled)
+    fitted = fit_network(made, config, own=None if own is None else _scenes(own), device=device)
+    save_classifier(
+        Path(out),
+        fitted.network,
+        fitted.examples,
+        classes=fitted.classes,
+        described=config.described,
+        training=fitted.training,
+        validation=fitted.validation,
+        overwrite=overwrite,
+    )
+    return open_classifier(Path(out))
+
+
+def predict(classifier: Classifier | Place, images: Place, *, provider: str = "cpu") -> Labelled:
+    """Label a folder of images by a classifier, as `dpd predict` does. Needs no PyTorch.
+
+    Raises:
+        InputError: no classifier, or no images.
+        DataError: no image can be read.
+    """
+    opened = classifier if isinstance(classifier, Classifier) else open_classifier(Path(classifier))
+    place = Path(images)
+    _, engine = load_engine(opened, provider, None, None)
+    return label_folder(opened, engine, place, images_below(place))
+
+
+def _scenes(place: Scenes | Place) -> Scenes:
+    return place if isinstance(place, Scenes) else open_scenes(place)

@@ -1,0 +1,49 @@
+"""The Python API takes drawn scenes to a classifier, and each call hands on what the one before returned."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("diffusers")
+import dpd_distill as dpd
+from dpd_runtime.bundle import Bundle
+from dpd_train.compute import one_thread
+from dpd_train.config import TrainConfig
+from tests.tiny import CONFIG, drawn_scenes, tiny_base
+
+
+def test_it_generates_from_the_embedded_bundle() -> None:
+    made = dpd.generate(ipc=2, seed=1, classes=["Forest"], threads=1)
+    images = list(made)
+    assert len(made) == len(images) == 2
+    assert [image.class_name for image in images] == ["Forest"] * 2
+    assert images[0].pixels.shape == (64, 64, 3)
+
+
+@pytest.mark.full
+def test_from_scenes_to_a_classifier(tmp_path: Path) -> None:
+    scenes = dpd.open_scenes(drawn_scenes(tmp_path / "scenes", per_class=12), val_per_class=3)
+    usual = asdict(TrainConfig())
+    options = {
+        name: value for name, value in asdict(CONFIG).items() if value != usual[name] and name != "val_per_class"
+    }
+    with one_thread():
+        run = dpd.train(scenes, tmp_path / "run", device="cpu", base=str(tiny_base(tmp_path)), **options)
+        assert run.record["data"]["val_per_class"] == 3
+        bundle = dpd.export(run, tmp_path / "site.dpd", precision="fp32", name="site")
+        assert isinstance(bundle, Bundle)
+        made = dpd.write_set(dpd.generate(bundle, ipc=3, provider="cpu", threads=1), tmp_path / "set")
+        compared = dpd.evaluate(
+            made.out, train=scenes, test="val", device="cpu", ipc=(2,), pairs=2, metrics=False, jobs=1
+        )
+        assert compared.val_per_class == 3
+        assert {arm.arm for arm in compared.arms} >= {"set", "random"}
+        assert "<table>" in compared._repr_html_()
+        found = dpd.audit(bundle, train=scenes, device="cpu", run=tmp_path / "run", images=20)
+        assert found.audited.bundle_hash == bundle.hash
+        assert f"Audit: {found.verdict}" in found._repr_html_()
+        classifier = dpd.fit(made.out, tmp_path / "model", device="cpu", steps=5)
+        labelled = dpd.predict(classifier, tmp_path / "set" / scenes.classes[0])
+    assert len(labelled.labels) == 3
+    assert not labelled.unread
