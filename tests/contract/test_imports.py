@@ -49,6 +49,18 @@ def test_no_module_of_the_runtime_imports_a_framework(process_environment: dict[
     assert int(done.stdout.split()[0]) >= 15, f"only {done.stdout.split()[0]} modules were looked at"
 
 
+def test_a_site_generates_with_the_python_api(process_environment: dict[str, str], tmp_path: Path) -> None:
+    code = """
+import sys
+import dpd_distill as dpd
+images = list(dpd.generate(ipc=1, classes=["Forest"], provider="cpu", threads=1))
+dpd.predict, dpd.write_set, dpd.open_scenes
+print(len(images), images[0].class_name, *{"torch", "diffusers", "transformers", "typer"} & set(sys.modules))
+"""
+    done = python(code, process_environment, tmp_path)
+    assert done.stdout == "1 Forest\n", done.stderr
+
+
 @pytest.mark.parametrize("name", ["torch", "dpd_train"])
 def test_the_check_above_can_fail(name: str, process_environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / f"{name}.py").touch()  # an empty stand-in: the check needs no PyTorch to be tested
