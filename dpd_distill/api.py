@@ -12,7 +12,7 @@ from dpd_runtime.generation import Generation
 from dpd_runtime.generation import generate as generate_images
 from dpd_train.config import resolve  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
-from dpd_train.run import FinishedRun, read_run  # noqa: TID253 -- loads no PyTorch
+from dpd_train.run import Run, open_run  # noqa: TID253 -- loads no PyTorch
 from dpd_train.scenes import Scenes  # noqa: TID253 -- loads no PyTorch
 from dpd_train.scenes import open_scenes as open_with  # noqa: TID253 -- loads no PyTorch
 
@@ -52,7 +52,7 @@ def train(
     device: str = "auto",
     stage: Stage = silent,
     **options: Any,
-) -> FinishedRun:
+) -> Run:
     """Fine-tune a diffusion model on scenes and make prototypes, as `dpd train` does.
 
     Args:
@@ -70,11 +70,11 @@ def train(
 
     config = resolve(preset, options)
     train_run(_scenes(scenes), Path(out), config, resume=resume, device=use_device(device), progress=stage)
-    return read_run(Path(out))
+    return open_run(Path(out))
 
 
 def export(
-    run: FinishedRun | Place,
+    run: Run | Place,
     out: Place,
     *,
     overwrite: bool = False,
@@ -94,8 +94,9 @@ def export(
     require_extras("train", "export", "cpu")
     from dpd_export import ExportOptions, export_run
 
-    place = run.path if isinstance(run, FinishedRun) else Path(run)
-    export_run(place, Path(out), ExportOptions(**options), overwrite=overwrite, tell=tell)
+    export_run(
+        run if isinstance(run, Run) else Path(run), Path(out), ExportOptions(**options), overwrite=overwrite, tell=tell
+    )
     return load_bundle(out, allow_older=True)
 
 
@@ -180,7 +181,7 @@ def evaluate(
 
 
 def audit(
-    audited: Bundle | FinishedRun | Scenes | Place,
+    audited: Bundle | Run | Scenes | Place,
     *,
     train: Scenes | Place,
     holdout: Scenes | Place | None = None,

@@ -79,7 +79,7 @@ from dpd_train.bases import encode_cached
 from dpd_train.compute import one_thread, step_generator, use_device
 from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading
 from dpd_train.remarks import bundle_remarks
-from dpd_train.run import FinishedRun
+from dpd_train.run import Run
 from dpd_train.scenes import Scenes, opened
 
 OTHER_IMAGES = "the hold-out is not comparable"
@@ -163,7 +163,7 @@ def audit(
     place = use_device(device).type
     subject = subject_of(audited)
     encoder = find_encoder(subject, run)
-    home = audited.path if isinstance(audited, FinishedRun) else run
+    home = audited.path if isinstance(audited, Run) else run
     train = read_as_made(subject, home, train)
     data = read_data(train, holdout, classes=subject.classes, resolution=subject.side)
     subject = with_images(subject, data.train)

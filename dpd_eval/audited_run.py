@@ -13,7 +13,7 @@ from dpd_runtime.classes import SceneClass, images_behind
 from dpd_runtime.networks import Networks
 from dpd_runtime.sampler import fitted, sampler_schedule, suited_sampler
 from dpd_train.context import OpenedRun, load_run
-from dpd_train.run import FinishedRun
+from dpd_train.run import Run
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TorchEngine:
         return output
 
 
-def open_run(run: FinishedRun) -> Model:
+def model_of_run(run: Run) -> Model:
     """Open a run as its exported bundle would be, with the default sampler.
 
     Raises:

@@ -21,7 +21,7 @@ from dpd_runtime.networks import TEACHER, choose_provider, load_networks
 from dpd_runtime.set_state import DATASET_NAME
 from dpd_runtime.text import counted
 from dpd_train.reading import PLAIN, parse_reading
-from dpd_train.run import FinishedRun, read_run
+from dpd_train.run import Run, open_run
 from dpd_train.scene_set import Part, SceneSet, fingerprint
 from dpd_train.scenes import Scenes, open_scenes
 
@@ -29,7 +29,7 @@ from dpd_train.scenes import Scenes, open_scenes
 
 
 Kind = Literal["bundle", "run", "set"]
-Audited = Bundle | FinishedRun | Scenes
+Audited = Bundle | Run | Scenes
 """A bundle, a run or a set, opened."""
 
 
@@ -44,7 +44,7 @@ def open_audited(path: Path) -> Audited:
     if (path / DATASET_NAME).is_file():
         return open_scenes(path)
     if (path / "run.json").is_file():
-        return read_run(path)
+        return open_run(path)
     if not path.exists():
         raise InputError(f"{path}: no such bundle, run or set; give a .dpd file, a run or a folder of labelled images")
     if path.is_file() or (path / MANIFEST_NAME).is_file():
@@ -54,7 +54,7 @@ def open_audited(path: Path) -> Audited:
 
 def kind_of(audited: Audited) -> Kind:
     """What is audited, in a word."""
-    return "bundle" if isinstance(audited, Bundle) else "run" if isinstance(audited, FinishedRun) else "set"
+    return "bundle" if isinstance(audited, Bundle) else "run" if isinstance(audited, Run) else "set"
 
 
 def check_run(kind: Kind, run: Path | None) -> None:
@@ -103,7 +103,7 @@ def classes_of(audited: Audited) -> tuple[str, ...]:
     """The class names of what is audited."""
     if isinstance(audited, Bundle):
         return tuple(c.name for c in audited.classes)
-    if isinstance(audited, FinishedRun):
+    if isinstance(audited, Run):
         return tuple(str(entry["name"]) for entry in audited.table["classes"])
     return tuple(audited.counts("all"))
 
@@ -144,10 +144,10 @@ def subject_of(audited: Audited) -> Subject:
     """
     if isinstance(audited, Scenes):
         return _of_set(audited)
-    if isinstance(audited, FinishedRun):
-        from dpd_eval.audited_run import open_run
+    if isinstance(audited, Run):
+        from dpd_eval.audited_run import model_of_run
 
-        return _with_model("run", open_run(audited), None)
+        return _with_model("run", model_of_run(audited), None)
     provider = choose_provider("cpu", lambda candidate: None, listed=audited.host.available_providers)
     teacher = audited.engine(TEACHER, provider) if TEACHER in audited.files else None
     files = {**audited.files, MANIFEST_NAME: audited.raw}
@@ -196,7 +196,7 @@ def read_as_made(subject: Subject, run: Path | None, train: Scenes) -> Scenes:
     if run is None:
         way_out = "give --bands all" + ("" if subject.kind == "set" else ", or --run RUN")
         raise InputError(f"{subject.name} has {counted(len(subject.bands), 'band')}, --train is read as RGB: {way_out}")
-    config = read_run(run).record["config"]
+    config = open_run(run).record["config"]
     return train.read_as(parse_reading(config.get("bands"), config.get("stretch")))
 
 

@@ -16,7 +16,7 @@ from dpd_runtime.html import html_table
 from dpd_runtime.manifest import AUDIT_NAME
 from dpd_runtime.sealing import write_audited
 from dpd_runtime.text import counted
-from dpd_train.run import FinishedRun
+from dpd_train.run import Run
 from dpd_train.scenes import Scenes
 
 Verdict = Literal["PASS", "WARN", "FAIL", "NOT RUN"]
@@ -260,7 +260,7 @@ def read_audit(path: Path) -> Audit:
     return convert(parse_json(read_file(path), str(path)), Audit, str(path))
 
 
-def write_record(result: Audit, audited: Bundle | FinishedRun | Scenes, out: Path | None) -> dict[str, str]:
+def write_record(result: Audit, audited: Bundle | Run | Scenes, out: Path | None) -> dict[str, str]:
     """Write audit.json into a run, or write a copy of a bundle that includes it to `out`.
 
     Args:
@@ -272,7 +272,7 @@ def write_record(result: Audit, audited: Bundle | FinishedRun | Scenes, out: Pat
     Raises:
         BundleHashError: the bundle on the disk is no longer the one that was audited.
     """
-    if isinstance(audited, FinishedRun):
+    if isinstance(audited, Run):
         path = audited.path / AUDIT_NAME
         write_atomically(path, (json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n").encode())
         return {"audit": str(path)}

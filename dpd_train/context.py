@@ -35,7 +35,7 @@ from dpd_train.networks import ResNet, load_classifier
 from dpd_train.prototypes import ClassPrototypes
 from dpd_train.reading import LEAST
 from dpd_train.remarks import SceneSides, sides_of
-from dpd_train.run import PARTS, FinishedRun, check_classes, fate_of_scenes, recorded, stored_watchers, working_side
+from dpd_train.run import PARTS, Run, check_classes, fate_of_scenes, recorded, stored_watchers, working_side
 from dpd_train.scene_set import Finding, Findings, SceneSet, fingerprint, look_over
 from dpd_train.scenes import Scenes
 from dpd_train.symmetry import near_duplicates
@@ -166,7 +166,7 @@ Parts = tuple[Labelled, Labelled]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class Training:
     """What every stage works with: data, config, folders, device, deadline, progress, processes and a tracker."""
 
     data: RunData
@@ -234,7 +234,7 @@ class Tuned:
     federated: dict[str, Any] | None = None
 
 
-Tuning = Callable[[Run, Base, tuple[LatentData, LatentData], Callable[[], ConsistencyClassifier | None]], Tuned]
+Tuning = Callable[[Training, Base, tuple[LatentData, LatentData], Callable[[], ConsistencyClassifier | None]], Tuned]
 """(run, base, training and validation part, what trains the classifier) → the base, tuned here or with other sites."""
 
 
@@ -326,7 +326,7 @@ def write_record(out: Path, record: dict[str, Any]) -> None:
     write_atomically(out / "run.json", (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
 
 
-def run_record(run: Run, trained: Trained) -> dict[str, Any]:
+def run_record(run: Training, trained: Trained) -> dict[str, Any]:
     """The content of run.json except the times."""
     tuned, data, made = trained.tuned, run.data, trained.prototypes
     config, train = tuned.config, data.train
@@ -387,7 +387,7 @@ class OpenedRun:
         stored_prototypes: the content of prototypes.safetensors.
     """
 
-    run: FinishedRun
+    run: Run
     base: Base
     teacher: ResNet
     latent_classifier: ResNet
@@ -423,7 +423,7 @@ class OpenedRun:
         )
 
 
-def load_run(run: FinishedRun) -> OpenedRun:
+def load_run(run: Run) -> OpenedRun:
     """Load a run's networks and prototypes, and embed its prompts.
 
     Raises:

@@ -346,7 +346,7 @@ def fate_of_scenes(sides: SceneSides | None, base: str, resolution: int | None, 
 
 
 @dataclass(frozen=True)
-class FinishedRun:
+class Run:
     """A run directory that `dpd train` completed.
 
     Args:
@@ -379,7 +379,7 @@ def told_of_networks(record: Mapping[str, Any]) -> list[str]:
     return network_remarks(counts, matched=record["config"].get("prototypes") == "matched")
 
 
-def read_run(path: Path) -> FinishedRun:
+def open_run(path: Path) -> Run:
     """Read run.json and classes.json, and load no network.
 
     Raises:
@@ -395,7 +395,7 @@ def read_run(path: Path) -> FinishedRun:
             f"{path}: a federated server's run without images has no classifiers; on a machine with images, make a "
             f"complete run with dpd train DATA --base {path / 'pipeline'} --steps 0 --out RUN"
         )
-    return FinishedRun(path, record, table)
+    return Run(path, record, table)
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -42,8 +42,8 @@ from dpd_train.context import (
     MadePrototypes,
     Parts,
     Phrases,
-    Run,
     RunData,
+    Training,
     Tuned,
     Tuning,
     handed_over,
@@ -147,7 +147,7 @@ def stages_ahead(config: TrainConfig, *, bands: bool, tuned_decoder: bool, feder
 # -- The stage that trains the VAE on the user's images: its decoder (`--tune-vae`), or all of it for other bands.
 
 
-def with_tuned_decoder(run: Run, base: Base, pixels: Parts) -> Base:
+def with_tuned_decoder(run: Training, base: Base, pixels: Parts) -> Base:
     """The base with a decoder trained on the run's images.
 
     Raises:
@@ -156,7 +156,7 @@ def with_tuned_decoder(run: Run, base: Base, pixels: Parts) -> Base:
     return _trained(run, base, decoder_training(run.config), "VAE decoder", _perceptual_networks(run, pixels))
 
 
-def with_vae_of_bands(run: Run, base: Base) -> Base:
+def with_vae_of_bands(run: Training, base: Base) -> Base:
     """The base with a VAE for the bands of the run's images, trained on them.
 
     Raises:
@@ -166,7 +166,7 @@ def with_vae_of_bands(run: Run, base: Base) -> Base:
 
 
 def _trained(
-    run: Run, base: Base, training: AutoencoderTraining, stage: str, networks: Sequence[ResNet] | None = None
+    run: Training, base: Base, training: AutoencoderTraining, stage: str, networks: Sequence[ResNet] | None = None
 ) -> Base:
     """The base with its VAE trained on the run's images; with networks of a perceptual loss, its decoder alone."""
     vae = train_autoencoder(
@@ -184,7 +184,7 @@ def _trained(
     return replace(base, vae=vae)
 
 
-def _perceptual_networks(run: Run, pixels: Parts) -> list[ResNet]:
+def _perceptual_networks(run: Training, pixels: Parts) -> list[ResNet]:
     count, folder, device, deadline = len(run.classes), run.checkpoints, run.device, run.deadline
     training, progress = perceptual_training(run.config.perceptual_steps), run.progress("perceptual networks")
     train_perceptual_networks(folder, *pixels, count, training, progress, device=device, deadline=deadline)
@@ -199,7 +199,7 @@ MOST_LOST = 5.0  # percentage points that the teacher may lose on reconstruction
 log = logging.getLogger(__name__)
 
 
-def train_teacher(run: Run, pixels: Parts) -> ResNet:
+def train_teacher(run: Training, pixels: Parts) -> ResNet:
     """Train the teacher on pixels, or read that of an earlier session.
 
     Raises:
@@ -217,7 +217,7 @@ def train_teacher(run: Run, pixels: Parts) -> ResNet:
     )
 
 
-def train_latent_classifier(run: Run, latents: Parts) -> ResNet:
+def train_latent_classifier(run: Training, latents: Parts) -> ResNet:
     """Train the classifier of latents, or read that of an earlier session.
 
     Raises:
@@ -235,7 +235,7 @@ def train_latent_classifier(run: Run, latents: Parts) -> ResNet:
     )
 
 
-def consistency_classifier(run: Run, base: Base, latents: Parts) -> ConsistencyClassifier | None:
+def consistency_classifier(run: Training, base: Base, latents: Parts) -> ConsistencyClassifier | None:
     """The classifier of the consistency loss, with the margins of the validation part; None without that loss.
 
     Raises:
@@ -251,7 +251,7 @@ def consistency_classifier(run: Run, base: Base, latents: Parts) -> ConsistencyC
     return ConsistencyClassifier(network, floors)
 
 
-def _train_on_noisy(run: Run, latents: Parts) -> None:
+def _train_on_noisy(run: Training, latents: Parts) -> None:
     """Train a classifier of noisy latents: one of clean latents calls any texture that suits it a clear image."""
     seed = run.config.seed + 3
     data, (held, labels) = latents
@@ -275,7 +275,7 @@ def points_lost(base: Base, teacher: ResNet, data: Labelled) -> float:
     return 100 * (accuracy(teacher, images, labels) - accuracy(teacher, reconstruct(base.vae, images), labels))
 
 
-def wants_tuning(run: Run, base: Base, teacher: ResNet, pixels: Parts) -> bool:
+def wants_tuning(run: Training, base: Base, teacher: ResNet, pixels: Parts) -> bool:
     """Whether to tune the decoder: as `--tune-vae` says, or else if reconstructions cost the teacher too much."""
     if run.config.tune_vae is not None:
         return run.config.tune_vae
@@ -306,7 +306,7 @@ def metrics(base: Base, classifiers: Classifiers, pixels: Labelled, latents: Lab
 # -- The stage that fine-tunes the base's denoiser on the run's latents and captions.
 
 
-def fine_tuned(run: Run, base: Base, latents: Parts, phrases: Phrases, tune: Tuning) -> Tuned:
+def fine_tuned(run: Training, base: Base, latents: Parts, phrases: Phrases, tune: Tuning) -> Tuned:
     """The base after `--steps` of fine-tuning by `tune`.
 
     Args:
@@ -328,7 +328,7 @@ def fine_tuned(run: Run, base: Base, latents: Parts, phrases: Phrases, tune: Tun
 
 
 def tuned_here(
-    run: Run,
+    run: Training,
     base: Base,
     data: tuple[LatentData, LatentData],
     train_consistency_classifier: Callable[[], ConsistencyClassifier | None],
@@ -383,7 +383,7 @@ def with_prototype_kind(config: TrainConfig, base: Base, data: RunData, device: 
 
 
 def make_prototypes(
-    run: Run, base: Base, latent_classifier: ResNet, pixels: Parts, latents: torch.Tensor, phrases: Phrases
+    run: Training, base: Base, latent_classifier: ResNet, pixels: Parts, latents: torch.Tensor, phrases: Phrases
 ) -> MadePrototypes:
     """Prototypes of the kind that the config names.
 
@@ -398,13 +398,13 @@ def make_prototypes(
     return _of_latents(run, base, latents)
 
 
-def prompts(run: Run, base: Base, made: MadePrototypes, phrases: Phrases) -> PromptTable:
+def prompts(run: Training, base: Base, made: MadePrototypes, phrases: Phrases) -> PromptTable:
     """One prompt for each prototype, from the phrases of the images behind it."""
     by_class = [[phrases[i] for i in members] for members in rows_by_class(run.data.train)]
     return aggregate_prompts(run.classes, by_class, made.of_class, run.config.k_min, tokenizer=base.tokenizer)
 
 
-def _of_latents(run: Run, base: Base, latents: torch.Tensor) -> MadePrototypes:
+def _of_latents(run: Training, base: Base, latents: torch.Tensor) -> MadePrototypes:
     config, data = run.config, run.data
     by_class = [latents.numpy()[rows] for rows in rows_by_class(data.train)]
     kind = config.prototypes or "pooled"
@@ -426,7 +426,7 @@ def _of_latents(run: Run, base: Base, latents: torch.Tensor) -> MadePrototypes:
 
 
 def _matched(
-    run: Run, base: Base, latent_classifier: ResNet, pixels: Parts, latents: torch.Tensor, phrases: Phrases
+    run: Training, base: Base, latent_classifier: ResNet, pixels: Parts, latents: torch.Tensor, phrases: Phrases
 ) -> MadePrototypes:
     """Matched codes. One that is too near to a training image is replaced by the sampled image that it started from."""
     codes, starts = matched_prototypes(run, base, latent_classifier, pixels, latents, phrases)
@@ -445,7 +445,7 @@ def _matched(
 
 
 def matched_prototypes(
-    run: Run, base: Base, latent_classifier: ResNet, pixels: Parts, latents: torch.Tensor, phrases: Phrases
+    run: Training, base: Base, latent_classifier: ResNet, pixels: Parts, latents: torch.Tensor, phrases: Phrases
 ) -> tuple[list[ClassPrototypes], list[ClassPrototypes]]:
     """The matched codes of each class, and the latents that they started from.
 
@@ -491,7 +491,7 @@ def matched_prototypes(
     return _prototypes(codes.numpy(), of_class), _prototypes(start.numpy(), of_class)
 
 
-def _picture(run: Run, images: torch.Tensor) -> None:
+def _picture(run: Training, images: torch.Tensor) -> None:
     """Write what the codes show so far: images [classes, k, N, H, W] in [-1, 1]."""
     pixels = [picture(to_uint8(row.numpy()), run.data.train.bands) for row in images]
     path = run.out / "samples" / "matching.png"
@@ -502,7 +502,7 @@ def _picture(run: Run, images: torch.Tensor) -> None:
 
 
 def _start(
-    run: Run, base: Base, latent_classifier: ResNet, rows: list[Int64], phrases: Phrases, count: int
+    run: Training, base: Base, latent_classifier: ResNet, rows: list[Int64], phrases: Phrases, count: int
 ) -> torch.Tensor:
     """Starting codes of an earlier session, or new ones sampled from one prompt for each class."""
     path, classes = run.state("start"), run.classes
@@ -519,7 +519,7 @@ def _start(
     return load_file(path)["codes"]
 
 
-def _watchers(run: Run, train: Labelled) -> list[Watcher]:
+def _watchers(run: Training, train: Labelled) -> list[Watcher]:
     """The trained watchers, and the further ones that the config names, which judge no class."""
     count, progress, device = len(run.classes), run.progress("statistics"), run.device
     own = list(zip(load_watchers(run.checkpoints, count, run.channels), with_logits(count), strict=True))
@@ -540,7 +540,7 @@ def _watchers(run: Run, train: Labelled) -> list[Watcher]:
     return watchers
 
 
-def _further(name: str, train: Labelled, run: Run) -> tuple[Features, Labelled]:
+def _further(name: str, train: Labelled, run: Training) -> tuple[Features, Labelled]:
     """How a further watcher sees, and the training images that its statistics are measured on."""
     if name.startswith(HUB):
         order = np.random.default_rng(run.config.seed).permutation(len(train[1]))
@@ -564,7 +564,7 @@ def _prototypes(codes: Float32, latents: list[Float32]) -> list[ClassPrototypes]
 # -- The stage of `dpd train --prune`: training images that teach little are left out of all later stages.
 
 
-def pruned(run: Run, method: str) -> Run:
+def pruned(run: Training, method: str) -> Training:
     """The run on the images that `method`, as in `--prune`, keeps. Scores of an earlier session are reused."""
     path, train = run.state("tdds"), run.data.train
     if not path.exists():

@@ -20,10 +20,10 @@ from dpd_train.compute import Deadline, TimeUp
 from dpd_train.config import TrainConfig, for_bands
 from dpd_train.context import (
     Classifiers,
-    Run,
     RunData,
     Stages,
     Trained,
+    Training,
     assist,
     fitted,
     read_parts,
@@ -70,7 +70,7 @@ def silent(stage: str) -> Progress:
     return lambda step, steps: None
 
 
-def _train(run: Run, base: Base, federated: Federated | None, announce: Announce) -> dict[str, Any]:
+def _train(run: Training, base: Base, federated: Federated | None, announce: Announce) -> dict[str, Any]:
     """Run all stages, each from where an earlier session left it, and write what they made.
 
     Args:
@@ -229,7 +229,7 @@ def train(
         with worked_in(out, "dpd train"), tracked(tracker, out / "tracker", asdict(config)) as track:
             team.tell(Word.LOAD)
             watch = Stopwatch(out / "checkpoints" / "seconds.json")
-            run = Run(
+            run = Training(
                 data=read,
                 config=config,
                 out=out,

@@ -15,7 +15,7 @@ from dpd_train.bases import Base, load_base
 from dpd_train.captions import aggregate_prompts
 from dpd_train.compute import hardware
 from dpd_train.config import TrainConfig
-from dpd_train.context import MadePrototypes, Run, Stages, Trained, Tuned, fitted, write_record, write_run
+from dpd_train.context import MadePrototypes, Stages, Trained, Training, Tuned, fitted, write_record, write_run
 from dpd_train.denoiser import ConsistencyClassifier, LatentData
 from dpd_train.federated.coordinator import Coordinator
 from dpd_train.federated.settings import SHARED, Federated, settings_of
@@ -40,7 +40,7 @@ def require_flower() -> None:
 
 def tuned_together(
     part: Federated,
-    run: Run,
+    run: Training,
     base: Base,
     data: tuple[LatentData, LatentData],
     train_consistency_classifier: Callable[[], ConsistencyClassifier | None],

@@ -46,7 +46,7 @@ from dpd_runtime.trust import Signature
 from dpd_train.base_files import SHIPPED_BASE
 from dpd_train.bases import Base
 from dpd_train.context import OpenedRun, load_run
-from dpd_train.run import FinishedRun, told_of_size
+from dpd_train.run import Run, open_run, told_of_size
 
 # -- Gather what a bundle is made from: the run's networks, pruned if asked, reference images, files, manifest.
 
@@ -95,7 +95,7 @@ class ExportInputs:
     pruned: Pruned | None
 
 
-def gather_inputs(run: FinishedRun, sampler: Sampler, options: ExportOptions, progress: Progress) -> ExportInputs:
+def gather_inputs(run: Run, sampler: Sampler, options: ExportOptions, progress: Progress) -> ExportInputs:
     """Sample with PyTorch and record each part's outputs, before fp16 export changes the modules."""
     opened = load_run(run)
     cases = cases_of(opened, fitted(sampler, opened.latent_shape[1]))
@@ -149,7 +149,7 @@ def gather_inputs(run: FinishedRun, sampler: Sampler, options: ExportOptions, pr
     )
 
 
-def gather_codes(run: FinishedRun, sampler: Sampler, options: ExportOptions, progress: Progress) -> ExportInputs:
+def gather_codes(run: Run, sampler: Sampler, options: ExportOptions, progress: Progress) -> ExportInputs:
     """Decode the codes with PyTorch, and gather what a codes-only bundle holds."""
     opened = load_run(run)
     cases = cases_of(opened, fitted(sampler, opened.latent_shape[1]))
@@ -288,7 +288,7 @@ def _nothing(*_: object) -> None:
 
 
 def export_run(
-    run: Path,
+    run: Path | Run,
     out: Path,
     options: ExportOptions | None = None,
     *,
@@ -296,9 +296,10 @@ def export_run(
     progress: Progress = _nothing,
     tell: Tell = _nothing,
 ) -> dict[str, Any]:
-    """Write a bundle (a .dpd file, or a folder) from the run directory `run`.
+    """Write a bundle (a .dpd file, or a folder) from a run.
 
     Args:
+        run: its directory, or the run opened.
         overwrite: replace an existing bundle at `out`.
         tell: called with one line for each compiled graph.
 
@@ -312,8 +313,9 @@ def export_run(
         ParityError: a graph, or the images end to end, are too far from PyTorch. Nothing is left at `out` then.
     """
     options = options or ExportOptions()
-    options = replace(options, name=options.name or run.resolve().name)
-    finished, sampler = check_export(run, out, options, overwrite=overwrite)
+    finished = run if isinstance(run, Run) else open_run(run)
+    options = replace(options, name=options.name or finished.path.resolve().name)
+    sampler = check_export(finished, out, options, overwrite=overwrite)
     gather = gather_codes if options.codes_only else gather_inputs
     inputs = gather(finished, sampler, options, progress)
 

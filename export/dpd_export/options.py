@@ -12,7 +12,7 @@ from dpd_runtime.sampler import PRIVATE_KINDS, BlockGuidance, Sampler, decoding_
 from dpd_runtime.sealing import check_target
 from dpd_runtime.solvers import SOLVERS
 from dpd_runtime.text import LONGEST_NAME, LONGEST_TEXT, is_readable
-from dpd_train.run import FinishedRun, read_run
+from dpd_train.run import Run
 
 INT8 = "int8"
 PRECISIONS = {
@@ -169,37 +169,34 @@ class ExportOptions:
         return {name: getattr(self, name) for name in names} | {"prune": self.pruning}
 
 
-def check_export(
-    run: Path, out: Path, options: ExportOptions, *, overwrite: bool = False
-) -> tuple[FinishedRun, Sampler]:
+def check_export(run: Run, out: Path, options: ExportOptions, *, overwrite: bool = False) -> Sampler:
     """Check all that needs no network, in less than a second.
 
     Returns:
-        the run, and the default sampler of its bundle.
+        the default sampler of the bundle.
 
     Raises:
-        InputError: no finished run, something else at `out`, prototypes of a private kind, a sampler's setting, or a
+        InputError: something else at `out`, prototypes of a private kind, a sampler's setting, or a
             codes-only bundle of a run without matched codes.
     """
-    finished = read_run(run)
-    if finished.bands and not options.codes_only:
+    if run.bands and not options.codes_only:
         raise InputError(
-            f"{run}: its images have {len(finished.bands)} bands, and no denoiser knows these; export its codes: give "
+            f"{run.path}: its images have {len(run.bands)} bands, and no denoiser knows these; export its codes: give "
             "--codes-only"
         )
     if options.codes_only:
-        _check_codes(finished)
-    _check_prototypes(finished, options)
+        _check_codes(run)
+    _check_prototypes(run, options)
     check_target(out, overwrite)
     check_writable(out)
-    suited = decoding_sampler() if options.codes_only else suited_sampler(finished.table)
+    suited = decoding_sampler() if options.codes_only else suited_sampler(run.table)
     sampler = options.sampler or suited
     if options.sampler_changes:
         sampler = changed_sampler(sampler, options.sampler_changes)
-    return finished, sampler
+    return sampler
 
 
-def _check_prototypes(run: FinishedRun, options: ExportOptions) -> None:
+def _check_prototypes(run: Run, options: ExportOptions) -> None:
     """Refuse prototypes of a private kind unless the options allow them.
 
     Raises:
@@ -213,7 +210,7 @@ def _check_prototypes(run: FinishedRun, options: ExportOptions) -> None:
         )
 
 
-def _check_codes(run: FinishedRun) -> None:
+def _check_codes(run: Run) -> None:
     """Check that every class has matched codes, which are images once they are decoded.
 
     Raises:

@@ -20,6 +20,7 @@ from dpd_runtime.errors import InputError, ParityError
 from dpd_runtime.golden import replay
 from dpd_train.bases import decode_images, load_base
 from dpd_train.reading import HeldOut
+from dpd_train.run import open_run
 from tests.tiny import CODES
 
 HELD = {"held_out": HeldOut(val_per_class=2), "images": 20}
@@ -212,5 +213,5 @@ def test_runs_without_matched_codes_are_refused_at_once(content: dict[str, objec
     (tmp_path / "run" / "run.json").write_text("{}")
     (tmp_path / "run" / "classes.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=f"^--codes-only: .*{said}"):
-        check_export(tmp_path / "run", tmp_path / "site.dpd", ExportOptions(codes_only=True))
+        check_export(open_run(tmp_path / "run"), tmp_path / "site.dpd", ExportOptions(codes_only=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]

@@ -18,6 +18,7 @@ from dpd_runtime.bundle import Bundle
 from dpd_runtime.engines import Engine
 from dpd_runtime.errors import InputError
 from dpd_runtime.generation import resolve_sampler
+from dpd_train.run import open_run
 from dpd_train.train import train
 from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base
 
@@ -61,8 +62,8 @@ def test_weak_prototypes_are_refused_before_anything_is_exported(
         export_run(folder / kind, tmp_path / "site.dpd")
     assert list(tmp_path.iterdir()) == []
     assert json.loads((folder / kind / "classes.json").read_text())["private"] is True
-    check_export(folder / kind, tmp_path / "site.dpd", ExportOptions(allow_weak_prototypes=True))
-    check_export(folder / "pooled", tmp_path / "site.dpd", ExportOptions())
+    check_export(open_run(folder / kind), tmp_path / "site.dpd", ExportOptions(allow_weak_prototypes=True))
+    check_export(open_run(folder / "pooled"), tmp_path / "site.dpd", ExportOptions())
 
 
 @pytest.mark.full

@@ -15,11 +15,11 @@ from dpd_runtime.text import counted, option_words, shown
 if TYPE_CHECKING:
     from dpd_export.engines import WantedEngines
     from dpd_export.options import ExportOptions
-    from dpd_train.run import FinishedRun
+    from dpd_train.run import Run
 
 DEFAULT_FLAVOUR = "tensorrt-rtx"
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory of dpd train.")]
+RunPlace = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory of dpd train.")]
 Out = Annotated[
     Path | None,
     under("Bundle", "The bundle: a .dpd file, or a folder if the name has no .dpd ending. Default: RUN.dpd."),
@@ -92,7 +92,7 @@ CodesOnly = Annotated[
 
 
 def export_command(
-    run: Run,
+    run: RunPlace,
     out: Out = None,
     precision: Precision = "fp16",
     trt: Trt = False,
@@ -127,7 +127,7 @@ def export_command(
     out = named_after(run, ".dpd") if out is None else out
     wanted = _wanted(trt, flavour, compute_capability, precision)
     from dpd_export.options import ExportOptions, check_export
-    from dpd_train.run import told_of_networks, told_of_size
+    from dpd_train.run import open_run, told_of_networks, told_of_size
 
     options = ExportOptions(
         precision=precision,
@@ -142,7 +142,8 @@ def export_command(
         prune=prune,
         codes_only=codes_only,
     )
-    finished, _ = check_export(run, out, options, overwrite=overwrite)
+    finished = open_run(run)
+    check_export(finished, out, options, overwrite=overwrite)
     for line in told_of_size(finished.record):
         print(f"note        {line}", file=sys.stderr)
     for line in [] if codes_only else told_of_networks(finished.record):
@@ -150,7 +151,7 @@ def export_command(
     if wanted is not None:
         for line in _engine_lines(wanted):
             print(line, file=sys.stderr, flush=True)
-    result, faults = _export(run, out, options, overwrite), [] if wanted is None else list(wanted.faults)
+    result, faults = _export(finished, out, options, overwrite), [] if wanted is None else list(wanted.faults)
     if wanted is not None and not faults:
         try:
             engines = _build_engines(out, wanted)
@@ -168,7 +169,7 @@ def export_command(
         )
 
 
-def _export(run: Path, out: Path, options: "ExportOptions", overwrite: bool) -> dict[str, Any]:
+def _export(run: "Run", out: Path, options: "ExportOptions", overwrite: bool) -> dict[str, Any]:
     from dpd_export.bundle import export_run  # loads PyTorch
 
     with progress_bar("exporting") as bar:
@@ -182,7 +183,7 @@ def _export(run: Path, out: Path, options: "ExportOptions", overwrite: bool) -> 
         )
 
 
-def _print(result: dict[str, Any], out: Path, options: "ExportOptions", run: "FinishedRun") -> None:
+def _print(result: dict[str, Any], out: Path, options: "ExportOptions", run: "Run") -> None:
     kind = f", codes-only: at most --ipc {result['largest_ipc']}" if options.codes_only else ""
     print(f"bundle      {out}  {result['bytes'] / 1e6:.1f} MB, {options.precision}{kind}")
     print(f"hash        {result['bundle_hash']}")
@@ -200,7 +201,7 @@ def _print(result: dict[str, Any], out: Path, options: "ExportOptions", run: "Fi
     print(f"            before it leaves: {_audit_command(out, run)}")
 
 
-def _audit_command(out: Path, run: "FinishedRun") -> str:
+def _audit_command(out: Path, run: "Run") -> str:
     """The audit of the bundle at `out` beside the images of its run, which are read as the run read them."""
     from dpd_train.config import recorded_split
     from dpd_train.reading import ImageOptions

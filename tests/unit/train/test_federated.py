@@ -46,7 +46,7 @@ from dpd_train.federated.settings import (
 from dpd_train.federated.shared import base_hash
 from dpd_train.federated.site import SiteInputs, TrainingSite
 from dpd_train.rs_dgc import RsDgc
-from dpd_train.run import read_run
+from dpd_train.run import open_run
 from dpd_train.tuning import denoiser_training, trained_parts
 from tests.tiny import CONFIG, drawn_scenes, latent_data, tiny_base
 
@@ -455,9 +455,9 @@ def test_three_processes_tune_one_model(tmp_path: Path, process_environment: Map
     assert records[0]["federated"]["dense_bytes"] > 4 * records[0]["federated"]["sent_bytes"]
     lines = (runs[0] / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["round"] for line in lines] == [1, 2]
-    assert read_run(runs[1]).record["federated"]["role"] == "client"
+    assert open_run(runs[1]).record["federated"]["role"] == "client"
     with pytest.raises(InputError, match="has no classifiers; on a machine with images"):
-        read_run(runs[0])
+        open_run(runs[0])
 
 
 HOSTILE = """
