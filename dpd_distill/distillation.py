@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, size_of, write_atomically
+from dpd_runtime.settings import setting
 from dpd_runtime.text import counted, option, shown
 from dpd_train.config import OWN, WATCHERS_HELP  # noqa: TID253 -- loads no PyTorch
-from dpd_train.reading import By, ImageOptions, setting  # noqa: TID253 -- loads no PyTorch
+from dpd_train.reading import By, ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_distill.plan import DistillPlan, Task

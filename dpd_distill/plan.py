@@ -7,10 +7,10 @@ from typing import Any
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.html import html_table
+from dpd_runtime.remarks import GIVEN_AWAY, SMALL, few_images, network_remarks
 from dpd_runtime.sampler import BLOCK, DEFAULT_SAMPLER
 from dpd_runtime.text import counted
 from dpd_train.config import PUBLISHED_IMAGES, WATCHER_STEPS, TrainConfig  # noqa: TID253 -- loads no PyTorch
-from dpd_train.remarks import GIVEN_AWAY, SMALL, few_images, network_remarks  # noqa: TID253 -- loads no PyTorch
 from dpd_train.run import LEAST_MATCHED, matched_count  # noqa: TID253 -- loads no PyTorch
 
 FIXED_SHARE = 0.6  # of the time that can be allotted; if stages of fixed length would take more, they are shortened

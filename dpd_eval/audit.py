@@ -71,6 +71,7 @@ from dpd_eval.verdict import (
 )
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.files import cache_folder
+from dpd_runtime.remarks import bundle_remarks
 from dpd_runtime.sampling import Denoise
 from dpd_runtime.solvers import Schedule, add_noise
 from dpd_runtime.text import counted
@@ -78,7 +79,6 @@ from dpd_runtime.versions import package_versions
 from dpd_train.bases import encode_cached
 from dpd_train.compute import one_thread, step_generator, use_device
 from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading
-from dpd_train.remarks import bundle_remarks
 from dpd_train.run import Run
 from dpd_train.scenes import Scenes, opened
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from dpd_eval.extensions import extension_names
 from dpd_eval.pretrained import without_folder
 from dpd_runtime.errors import InputError
+from dpd_runtime.settings import setting
 from dpd_train.config import HUB
-from dpd_train.reading import ImageOptions, setting
+from dpd_train.reading import ImageOptions
 
 # -- The options of an evaluation. Every field is an option of `dpd evaluate`; this module does not load PyTorch.
 

@@ -35,13 +35,13 @@ from dpd_runtime.files import check_json_size, is_safe_name, loads
 from dpd_runtime.formats import IMAGEFOLDER, PNG
 from dpd_runtime.images import MOST_PIXELS, SUFFIXES, read_pixels, read_square, size_in_header
 from dpd_runtime.manifest import MANIFEST_NAME, parse_sampler
+from dpd_runtime.remarks import recorded_sides, size_remarks
 from dpd_runtime.sampler import Sampler
 from dpd_runtime.set_state import DATASET_NAME, METADATA_NAME, STATE_NAME
 from dpd_runtime.text import counted
 from dpd_runtime.trust import PublicKey
 from dpd_train.config import TrainConfig
 from dpd_train.rasters import Rendering, reader, require_rasterio
-from dpd_train.remarks import recorded_sides, size_remarks
 
 # -- Images in the page: contact sheets of each class as data URIs.
 

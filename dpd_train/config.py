@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampler import PrototypeKind
+from dpd_runtime.settings import choices, setting
 from dpd_runtime.text import option
-from dpd_train.reading import ImageOptions, choices, setting
+from dpd_train.reading import ImageOptions
 
 Tune = Literal["full", "lora"]
 JudgeOn = Literal["latents", "pixels"]

@@ -19,6 +19,7 @@ from dpd_runtime.bands import picture
 from dpd_runtime.errors import DataError
 from dpd_runtime.files import loads, write_atomically
 from dpd_runtime.manifest import Manifest
+from dpd_runtime.remarks import SceneSides, sides_of
 from dpd_runtime.sampler import PRIVATE_KINDS, Sampler
 from dpd_runtime.versions import package_versions
 from dpd_train.base_files import RECORD_NAME, base_folder
@@ -34,7 +35,6 @@ from dpd_train.foreground.cropping import Cropped, Stage, cropped, side_to_cut
 from dpd_train.networks import ResNet, load_classifier
 from dpd_train.prototypes import ClassPrototypes
 from dpd_train.reading import LEAST
-from dpd_train.remarks import SceneSides, sides_of
 from dpd_train.run import PARTS, Run, check_classes, fate_of_scenes, recorded, stored_watchers, working_side
 from dpd_train.scene_set import Finding, Findings, SceneSet, fingerprint, look_over
 from dpd_train.scenes import Scenes

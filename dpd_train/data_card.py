@@ -10,8 +10,9 @@ from typing import Any
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import write_atomically
+from dpd_runtime.settings import choices
 from dpd_runtime.text import option
-from dpd_train.reading import ImageOptions, choices
+from dpd_train.reading import ImageOptions
 
 NAME = "dpd.toml"
 FIELDS = ("bands", "stretch", "split", "groups", "val_per_class")

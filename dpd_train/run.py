@@ -19,6 +19,7 @@ from dpd_runtime.files import (
     read_object,
     write_atomically,
 )
+from dpd_runtime.remarks import SceneSides, network_remarks, other_side, recorded_sides, size_remarks
 from dpd_runtime.text import differing, option, shown
 from dpd_train.base_files import base_folder, base_sides, check_base, find_model, model_hash, public_name
 from dpd_train.captioners import check_captioner_source
@@ -26,7 +27,6 @@ from dpd_train.config import FAMILY, HUB, OWN, WATCHER_STEPS, TrainConfig, extra
 from dpd_train.encoder import check_encoder, encoder_name
 from dpd_train.foreground.cropping import check_segmenter
 from dpd_train.rasters import require_rasterio
-from dpd_train.remarks import SceneSides, network_remarks, other_side, recorded_sides, size_remarks
 from dpd_train.scene_set import Part
 from dpd_train.scenes import Scenes, opened
 

@@ -14,6 +14,7 @@ from dpd_runtime.bands import Band
 from dpd_runtime.errors import DataError, InputError, MissingExtraError
 from dpd_runtime.html import html_table
 from dpd_runtime.images import ALONE, Alike, alike, evenly_spaced, read_square, size_in_header
+from dpd_runtime.remarks import SceneSides, sides_of
 from dpd_runtime.text import counted, option, printable
 from dpd_train.data_card import FIELDS, DataCard, read_card
 from dpd_train.rasters import Rendering, array_size, identity, reader, settle
@@ -28,7 +29,6 @@ from dpd_train.reading import (
     joined,
     parse_reading,
 )
-from dpd_train.remarks import SceneSides, sides_of
 from dpd_train.scene_set import Finding, Part, Rejected, SceneSet, hashes_of, scenes_of
 from dpd_train.sources import (
     LIST_SUFFIXES,

@@ -13,6 +13,7 @@ from PIL import Image
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder, worked_in
+from dpd_runtime.remarks import network_remarks
 from dpd_train.base_files import check_base_bands
 from dpd_train.bases import Base, load_base
 from dpd_train.captioners import check_captioner
@@ -36,7 +37,6 @@ from dpd_train.distributed import ALONE, Team, Word
 from dpd_train.federated.settings import Federated
 from dpd_train.federated.stage import tuned_together
 from dpd_train.published import check_published
-from dpd_train.remarks import network_remarks
 from dpd_train.run import check_inputs, match_config
 from dpd_train.scene_set import write_quarantine
 from dpd_train.scenes import Scenes

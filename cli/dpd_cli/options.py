@@ -18,8 +18,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import naming
+from dpd_runtime.settings import choices
 from dpd_runtime.text import option
-from dpd_train.reading import choices  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_runtime.archive import Key

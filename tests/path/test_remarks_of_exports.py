@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 from dpd_export import ExportOptions, export_run
 from dpd_runtime import load_bundle
-from dpd_train.remarks import COST, bundle_remarks
+from dpd_runtime.remarks import COST, bundle_remarks
 from tests.commands import dpd
 
 FEW = "class 'Fields' has 24 training images, fewer than 60: networks trained on so few give them away"

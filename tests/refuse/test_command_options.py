@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from dpd_cli.options import Values, options_of
 from dpd_runtime.errors import InputError
+from dpd_runtime.settings import setting
 from dpd_train.config import TrainConfig, resolve
-from dpd_train.reading import setting
 
 
 @dataclass(frozen=True, kw_only=True)

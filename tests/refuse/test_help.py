@@ -15,8 +15,8 @@ from dpd_cli.commands.pretrain import FIELDS
 from dpd_cli.main import app, main
 from dpd_cli.options import PANELS
 from dpd_eval.options import EvaluateConfig
+from dpd_runtime.settings import choices
 from dpd_train.config import PRESETS, TRAININGS, TrainConfig
-from dpd_train.reading import choices
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="a site has no PyTorch")

@@ -263,8 +263,8 @@ def _print_json(opened: "Bundle") -> None:
 
 def _print_bundle(opened: "Bundle") -> None:
     """Who signed it, what it makes and how."""
+    from dpd_runtime.remarks import bundle_remarks
     from dpd_runtime.set_card import channels_of
-    from dpd_train.remarks import bundle_remarks
 
     manifest = opened.manifest
     size = sum(entry.bytes for entry in manifest.files.values())
@@ -300,7 +300,7 @@ def _print_bundle(opened: "Bundle") -> None:
 
 def _told_of_size(manifest: "Manifest") -> list[str]:
     """What the scenes lost on the way to this size; nothing where the bundle does not tell."""
-    from dpd_train.remarks import recorded_sides, size_remarks
+    from dpd_runtime.remarks import recorded_sides, size_remarks
 
     sides = recorded_sides(manifest.data.get("scene_sides"))
     return [] if sides is None else size_remarks(sides, manifest.image_shape[0])

@@ -13,9 +13,10 @@ from dpd_cli.options import Device, Json, MaxMinutes, Threads, Values, options_o
 from dpd_cli.terminal import log_to_console, print_json, stage_progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder, check_cache, check_writable
+from dpd_runtime.settings import choices, setting
 from dpd_runtime.text import counted, option
 from dpd_train.config import STAGES, TRAININGS, check_device  # noqa: TID253 -- loads no PyTorch
-from dpd_train.reading import By, choices, parse_reading, setting  # noqa: TID253 -- loads no PyTorch
+from dpd_train.reading import By, parse_reading  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_train.pool import Sources

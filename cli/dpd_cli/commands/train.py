@@ -28,9 +28,9 @@ from dpd_cli.options import (
 )
 from dpd_cli.terminal import Interrupted, NumberedStages, log_to_console, print_json, stage_progress
 from dpd_runtime.errors import DpdError, InputError
+from dpd_runtime.settings import setting
 from dpd_runtime.text import counted, shown
 from dpd_train.config import PRESETS, TrainConfig, asked_for, check_device, resolve  # noqa: TID253 -- loads no PyTorch
-from dpd_train.reading import setting  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,7 @@ import pytest
 from dpd_distill.plan import remarks, task_of
 from dpd_runtime import embedded_bundle, load_bundle
 from dpd_runtime.classes import images_behind
-from dpd_train.remarks import SMALL, bundle_remarks, network_remarks
+from dpd_runtime.remarks import SMALL, bundle_remarks, network_remarks
 from dpd_train.run import told_of_networks
 
 AWAY = "networks trained on so few give them away"

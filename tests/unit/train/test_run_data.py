@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from dpd_runtime.errors import InputError
+from dpd_runtime.remarks import COST, SceneSides, recorded_sides, sides_of
 from dpd_train.base_files import base_folder, base_sides
-from dpd_train.remarks import COST, SceneSides, recorded_sides, sides_of
 from dpd_train.run import fate_of_scenes, told_of_size, working_side
 
 

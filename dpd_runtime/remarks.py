@@ -10,6 +10,7 @@ from dpd_runtime.text import counted
 if TYPE_CHECKING:
     from dpd_runtime.bundle import Bundle
 
+
 COSTLY = 2
 """How many times larger than the images of a set scenes must be for COST to be said: less was not measured."""
 COST = (
