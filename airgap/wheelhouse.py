@@ -1,4 +1,4 @@
-"""Collect what a site without a network installs: our wheel, its locked dependencies, their licences.
+"""Collect what a site without a network installs: the site's wheel, its locked dependencies, their licences.
 
     python airgap/wheelhouse.py wheelhouse                      # CPU, for the Python that runs this
     python airgap/wheelhouse.py wheelhouse --extra gpu-cuda12 --python 3.12
@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,11 +23,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from lock import EXTRAS, PLATFORMS, PYTHONS, ROOT, lock_file, platform_tags
+from site_wheel import make_site_wheel
 from wheel_of_commit import build_wheel
 
 HERE = platform.machine()
 SBOM_TOOL, SBOM_NAME = "cyclonedx-bom==7.5.0", "sbom.cdx.json"
-EMBEDDED, BASE = ROOT / "dpd_runtime/data/eurosat64.dpd", ROOT / "dpd_train/data/nano"
+EMBEDDED = ROOT / "dpd_runtime/data/eurosat64.dpd"
 
 
 def sha256(path: Path) -> str:
@@ -78,7 +78,7 @@ def write_sbom(out: Path) -> None:
         command = [tool / "bin/cyclonedx-py", "environment", "--output-reproducible", "--output-file", target]
         subprocess.run([*command, site / "bin/python"], check=True)
     content = json.loads(target.read_text(encoding="utf-8"))
-    content["components"] += [embedded_component(), base_component()]
+    content["components"].append(embedded_component())
     target.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -95,21 +95,6 @@ def embedded_component() -> dict[str, Any]:
         "version": hashlib.sha256(raw).hexdigest(),
         "hashes": [{"alg": "SHA-256", "content": sha256(EMBEDDED)}],
         "licenses": licences,
-    }
-
-
-def base_component() -> dict[str, Any]:
-    """The base that `dpd train` begins with, which is in the wheel too."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in BASE.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(BASE).as_posix()} {sha256(path)}\n".encode())
-    data = "EuroSAT (MIT), contains Copernicus Sentinel data; UC Merced (USGS, public domain)"
-    return {
-        "type": "machine-learning-model",
-        "bom-ref": "base-nano",
-        "name": "nano",
-        "version": digest.hexdigest(),
-        "licenses": [{"license": {"name": f"base: Apache-2.0; data: {data}"}}],
     }
 
 
@@ -131,7 +116,7 @@ def main() -> None:
     parser.add_argument("--extra", choices=EXTRAS, default="cpu")
     parser.add_argument("--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", metavar="VERSION")
     parser.add_argument("--platform", choices=PLATFORMS, default=HERE, help=f"Processor of the site. Default: {HERE}.")
-    parser.add_argument("--wheel", type=Path, help="Our wheel, if it is already built.")
+    parser.add_argument("--wheel", type=Path, help="Our whole wheel, if it is already built.")
     parser.add_argument("--no-sbom", action="store_true", help="Leave out sbom.cdx.json; its tool downloads 40 MB.")
     options = parser.parse_args()
     if options.platform not in EXTRAS[options.extra]:
@@ -145,7 +130,8 @@ def main() -> None:
     if out.exists():
         parser.error(f"{out} exists; delete it, or name a new folder")
     out.mkdir(parents=True)
-    wheel = build_wheel(out) if options.wheel is None else Path(shutil.copy(options.wheel, out))
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = make_site_wheel(options.wheel or build_wheel(Path(folder)), out)
     download(lock, options.python, options.platform, out)
     write_requirements(lock, wheel, out)
     if options.platform != HERE:

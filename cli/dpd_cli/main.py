@@ -5,12 +5,12 @@ import os
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
+from importlib.util import find_spec
 from typing import Annotated, NoReturn
 
 import typer
 
 from dpd_cli import terminal
-from dpd_cli.commands.audit import audit_command
 from dpd_cli.commands.bundles import (
     decrypt_command,
     encrypt_command,
@@ -19,20 +19,9 @@ from dpd_cli.commands.bundles import (
     sign_command,
     verify_command,
 )
-from dpd_cli.commands.check import check_command
-from dpd_cli.commands.demo import demo_command
-from dpd_cli.commands.distill import distill_command
 from dpd_cli.commands.doctor import bench_command, doctor_command
-from dpd_cli.commands.engines import engines_command
-from dpd_cli.commands.evaluate import evaluate_command
-from dpd_cli.commands.export import export_command
-from dpd_cli.commands.fit import fit_command
 from dpd_cli.commands.generate import generate_command
 from dpd_cli.commands.predict import predict_command
-from dpd_cli.commands.pretrain import pretrain_command
-from dpd_cli.commands.report import report_command
-from dpd_cli.commands.select import select_command
-from dpd_cli.commands.train import train_command
 from dpd_cli.options import DEBUG, OPTION, Verb, Verbs, read_config, take_config
 from dpd_cli.terminal import INTERRUPTED
 from dpd_runtime.calls import stop_calls
@@ -52,33 +41,43 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "Make a bundle": {
-        "check": check_command,
-        "distill": distill_command,
-        "train": train_command,
-        "export": export_command,
-        "engines": engines_command,
-        "audit": audit_command,
-        "keygen": keygen_command,
-        "sign": sign_command,
-        "encrypt": encrypt_command,
-        "decrypt": decrypt_command,
-    },
-    "Use a bundle": {
-        "generate": generate_command,
-        "info": info_command,
-        "verify": verify_command,
-        "bench": bench_command,
-        "doctor": doctor_command,
-    },
-    "Use a set": {"fit": fit_command, "predict": predict_command},
-    "Compare": {"evaluate": evaluate_command, "select": select_command, "report": report_command},
-    "More": {"demo": demo_command, "pretrain": pretrain_command},
+PANELS = {
+    "Make a bundle": "check distill train export engines audit keygen sign encrypt decrypt",
+    "Use a bundle": "generate info verify bench doctor",
+    "Use a set": "fit predict",
+    "Compare": "evaluate select report",
+    "More": "demo pretrain",
 }
-for panel, commands in COMMANDS.items():
-    for name, command in commands.items():
-        app.command(name, cls=Verb, rich_help_panel=panel)(command)
+"""The headings of `dpd --help`, with their commands in order."""
+FOR_SITES: dict[str, Callable[..., None]] = {
+    "keygen": keygen_command,
+    "sign": sign_command,
+    "encrypt": encrypt_command,
+    "decrypt": decrypt_command,
+    "generate": generate_command,
+    "info": info_command,
+    "verify": verify_command,
+    "bench": bench_command,
+    "doctor": doctor_command,
+    "predict": predict_command,
+}
+"""What needs the runtime alone."""
+
+
+def _commands() -> dict[str, Callable[..., None]]:
+    """Those of a site, and those of a research machine where their rooms are installed."""
+    if find_spec("dpd_cli.research") is None:
+        return FOR_SITES
+    from dpd_cli.research import COMMANDS as FOR_RESEARCH
+
+    return FOR_SITES | FOR_RESEARCH
+
+
+KNOWN = _commands()
+COMMANDS = {panel: [name for name in names.split() if name in KNOWN] for panel, names in PANELS.items()}
+for panel, names in COMMANDS.items():
+    for name in names:
+        app.command(name, cls=Verb, rich_help_panel=panel)(KNOWN[name])
 
 
 def _print_version(wanted: bool) -> None:
@@ -134,9 +133,15 @@ def _run(arguments: list[str]) -> object:
 
 def _check_command(arguments: list[str]) -> None:
     """Suggest a command where the first argument is neither one nor an option."""
-    known = [name for panel in COMMANDS.values() for name in panel]
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
-        raise InputError(f"no such command {arguments[0]!r}{_meant(arguments[0], known)}; see dpd --help")
+    if not arguments or arguments[0].startswith("-") or arguments[0] in KNOWN:
+        return
+    word, known = arguments[0], [name for names in COMMANDS.values() for name in names]
+    if any(word in names.split() for names in PANELS.values()):
+        raise InputError(
+            f"dpd {word} is not in this installation, which is a site's: it has {', '.join(known)}; install the whole "
+            "of dpd where the images are"
+        )
+    raise InputError(f"no such command {word!r}{_meant(word, known)}; see dpd --help")
 
 
 def _meant(word: str, known: list[str]) -> str:
