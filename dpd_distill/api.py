@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from dpd_runtime.annotations import Progress
 from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.classifier import Classifier, Labelled, images_below, label_folder, load_engine, open_classifier
+from dpd_runtime.errors import InputError
 from dpd_runtime.extras import require_extras
 from dpd_runtime.generation import Generation
 from dpd_runtime.generation import generate as generate_images
 from dpd_train.config import resolve  # noqa: TID253 -- loads no PyTorch
+from dpd_train.data_card import read_card  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 from dpd_train.run import Run, open_run  # noqa: TID253 -- loads no PyTorch
 from dpd_train.scenes import Scenes  # noqa: TID253 -- loads no PyTorch
@@ -40,7 +42,9 @@ def open_scenes(data: Place, **options: Any) -> Scenes:
         DataError: nothing of that kind at `data`.
         InputError: an option out of range, or one that contradicts the data card.
     """
-    return open_with(Path(data), ImageOptions(**options))
+    card = read_card(Path(data))
+    given = options if card is None else card.with_options(options)
+    return open_with(Path(data), ImageOptions(**{name: value for name, value in given.items() if value is not None}))
 
 
 def train(
@@ -69,7 +73,7 @@ def train(
     from dpd_train.train import train as train_run
 
     config = resolve(preset, options)
-    train_run(_scenes(scenes), Path(out), config, resume=resume, device=use_device(device), progress=stage)
+    train_run(_place(scenes), Path(out), config, resume=resume, device=use_device(device), progress=stage)
     return open_run(Path(out))
 
 
@@ -139,11 +143,22 @@ def distill(
         MissingExtraError: packages are not installed.
     """
     require_extras("train", "export", "eval", "cpu")
-    from dpd_distill.distillation import Asked, begin, distil, failed_audit, request_of
+    from dpd_distill.distillation import Asked, Inputs, begin, distil, failed_audit, request_of
 
-    opened = _scenes(scenes)
-    given = opened.options | options
-    made = begin(request_of(Asked, opened.root, Path(out), given), tell)
+    if "dp" in options:
+        raise InputError("dp: a distillation with differential privacy is a command alone: dpd distill --dp")
+    given, opened = dict(options), None
+    if isinstance(holdout := options.get("holdout"), Scenes):
+        given["holdout"] = holdout.root
+    if isinstance(scenes, Scenes):
+        for name, value in scenes.options.items():
+            if given.setdefault(name, value) != value:
+                raise InputError(f"{name} {given[name]}: {scenes.root} was opened with {value}; leave it out")
+    asked = request_of(Asked, scenes.root if isinstance(scenes, Scenes) else Path(scenes), Path(out), given)
+    if isinstance(scenes, Scenes):
+        held = holdout if isinstance(holdout, Scenes) or holdout is None else open_with(Path(holdout), asked.elsewhere)
+        opened = Inputs(scenes, held)
+    made = begin(asked, tell, opened=opened)
     made.store()
     result = distil(made, stage, tell)
     failed_audit(result)
@@ -177,7 +192,7 @@ def evaluate(
     opened = [one if isinstance(one, Scenes) else Path(one) for one in several]
     tested: Any = test if test == "val" or isinstance(test, Scenes) else Path(test)
     config = EvaluateConfig(**options)
-    return evaluate_sets(opened, config, train=_scenes(train), test=tested, device=device, stage=stage)
+    return evaluate_sets(opened, config, train=_place(train), test=tested, device=device, stage=stage)
 
 
 def audit(
@@ -185,6 +200,7 @@ def audit(
     *,
     train: Scenes | Place,
     holdout: Scenes | Place | None = None,
+    run: Run | Place | None = None,
     device: str = "auto",
     stage: Stage = silent,
     **options: Any,
@@ -194,7 +210,11 @@ def audit(
     Args:
         train: the images of the training, without those that were held out.
         holdout: images of the same kind that were not trained on; None for the validation part of `train`.
-        options: run, images, seed, extractor, private, cache.
+        run: of the bundle; its VAE encoder allows more tests.
+        options: images, seed, extractor, private, cache; and those of `open_scenes` where `train` is a place.
+
+    Returns:
+        what was found. Nothing is written: `dpd audit --out` adds a verdict to a bundle.
 
     Raises:
         DataError, InputError, BundleError: as `dpd_eval.audit.audit`.
@@ -204,8 +224,22 @@ def audit(
     from dpd_eval.audit import audit as audit_it
 
     subject = Path(audited) if isinstance(audited, str | Path) else audited
-    held = Path(holdout) if isinstance(holdout, str) else holdout
-    return audit_it(subject, train=_scenes(train), holdout=held, device=device, stage=stage, **options)
+    own = {name: options.pop(name) for name in ImageOptions().image_options if name in options}
+    if isinstance(train, Scenes) and own:
+        raise InputError(f"{min(own)}: {train.root} was opened, and says it itself; leave it out")
+    scenes = train if isinstance(train, Scenes) else open_scenes(train, **own)
+    for name in ("private", "cache"):
+        if options.get(name) is not None:
+            options[name] = Path(options[name])
+    return audit_it(
+        subject,
+        train=scenes,
+        holdout=Path(holdout) if isinstance(holdout, str) else holdout,
+        run=run.path if isinstance(run, Run) else None if run is None else Path(run),
+        device=device,
+        stage=stage,
+        **options,
+    )
 
 
 def fit(
@@ -236,7 +270,7 @@ def fit(
     check_place(Path(out), overwrite)
     config = FitConfig(**options)
     made = distilled if isinstance(distilled, Scenes) else Path(distilled)
-    fitted = fit_network(made, config, own=None if own is None else _scenes(own), device=device)
+    fitted = fit_network(made, config, own=None if own is None else _place(own), device=device)
     save_classifier(
         Path(out),
         fitted.network,
@@ -263,5 +297,5 @@ def predict(classifier: Classifier | Place, images: Place, *, provider: str = "c
     return label_folder(opened, engine, place, images_below(place))
 
 
-def _scenes(place: Scenes | Place) -> Scenes:
-    return place if isinstance(place, Scenes) else open_scenes(place)
+def _place(scenes: Scenes | Place) -> Scenes | Path:
+    return scenes if isinstance(scenes, Scenes) else Path(scenes)

@@ -207,7 +207,12 @@ def request_of(kind: type[R], data: Path, out: Path, given: Mapping[str, Any]) -
         from dpd_train.run import placed_watchers
 
         places["watchers"] = placed_watchers(given["watchers"])
-    return kind(**{**given, **places}, data=str(data.absolute()), out=str(out.absolute()))
+    try:
+        return kind(**{**given, **places}, data=str(data.absolute()), out=str(out.absolute()))
+    except InputError as error:
+        if card is None:
+            raise
+        raise InputError(f"{error} ({card.path} says {' and '.join(card.values)})") from None
 
 
 def at_least_one(name: str, value: int | None) -> None:
@@ -252,6 +257,7 @@ class Distillation:
     Args:
         ipc, codes_only: as asked for, or what suits the number of scenes. notes: lines about data and plan.
         idle: seconds that the plan takes on idle cores; None for one that another distillation had.
+        opened: the images, if they are open already. They are not stored.
     """
 
     folder: Path
@@ -265,6 +271,7 @@ class Distillation:
     notes: tuple[str, ...]
     plan: "DistillPlan"
     idle: float | None = None
+    opened: "Inputs | None" = field(default=None, repr=False, compare=False)
 
     @property
     def out(self) -> Path:
@@ -303,7 +310,7 @@ class Distillation:
     @cached_property
     def inputs(self) -> "Inputs":
         """The images that it is made from and audited with, opened when a stage first needs them."""
-        return open_inputs(self.asked)
+        return self.opened or open_inputs(self.asked)
 
     def config(self) -> "TrainConfig":
         """The config of the training."""
@@ -312,7 +319,8 @@ class Distillation:
     def store(self) -> None:
         """Make the folder, and write the plan into it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        content = asdict(self) | {"folder": None}
+        content = asdict(replace(self, opened=None)) | {"folder": None}
+        del content["opened"]
         write_atomically(self.folder / STORED, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
@@ -325,7 +333,9 @@ class Inputs:
 
     def held(self) -> "Counted":
         """The images that the audit compares with."""
-        return self.scenes.counted("val") if self.holdout is None else self.holdout.counted("all")
+        if self.holdout is None:
+            return self.scenes.counted("val")
+        return self.holdout.read_like(self.scenes, "--holdout", "DATA").counted("all")
 
 
 def open_inputs(asked: Asked) -> Inputs:
@@ -333,11 +343,15 @@ def open_inputs(asked: Asked) -> Inputs:
 
     Raises:
         DataError: as `open_scenes`.
+        InputError: a data card that says more than it did when the distillation began.
     """
     from dpd_train.scenes import open_scenes
 
     scenes = open_scenes(Path(asked.data), asked)
-    return Inputs(scenes, open_scenes(Path(asked.holdout), asked.elsewhere, asked.reading) if asked.holdout else None)
+    assert isinstance(scenes.held_out, ImageOptions)
+    if scenes.card is not None and scenes.held_out.image_options != asked.image_options:
+        raise InputError(f"{scenes.card.path}: says more than it did when this began; put back what was there")
+    return Inputs(scenes, open_scenes(Path(asked.holdout), asked.elsewhere) if asked.holdout else None)
 
 
 def training_config(asked: Asked, plan: "DistillPlan", ipc: int) -> "TrainConfig":
@@ -386,12 +400,12 @@ def resumed_lines(request: Request) -> list[str]:
     return [f"data          {request.data}, as the run folder says", f"base          {request.base}"]
 
 
-def begin(asked: Asked, tell: Tell, bar: Bar = without_bar) -> Distillation:
+def begin(asked: Asked, tell: Tell, bar: Bar = without_bar, opened: Inputs | None = None) -> Distillation:
     """Check the data, measure this machine, and plan. Nothing is written.
 
     Args:
         tell: prints a line. What the data are like is told before this machine is measured.
-        bar: shows the progress of what takes long.
+        bar: shows the progress of what takes long. opened: the images, if they are open already.
 
     Raises:
         DataError, InputError: unusable data, options or places, or a plan that does not fit into the time.
@@ -416,7 +430,7 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar) -> Distillation:
     out, cores = Path(asked.out), usable_cores()
     folder = folder_of(out)
     check_places(folder, out)
-    inputs = open_inputs(asked)
+    inputs = opened or open_inputs(asked)
     scenes = inputs.scenes
     _check_data(asked, folder, inputs)
     files = scenes.counts("train")
@@ -463,7 +477,7 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar) -> Distillation:
     of_plan = [*plan_remarks(task, plan), *of_plan]
     for line in of_plan:
         tell(f"note          {line}")
-    made = Distillation(
+    return Distillation(
         folder=folder,
         asked=asked,
         threads=threads,
@@ -475,9 +489,8 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar) -> Distillation:
         notes=(*fate, *notes, *of_plan),
         plan=plan,
         idle=idle,
+        opened=inputs,
     )
-    made.__dict__["inputs"] = inputs  # what is open stays open
-    return made
 
 
 def check_places(folder: Path, out: Path) -> None:

@@ -71,7 +71,9 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
     counts = open_scenes(Path(asked.data), asked).counts("train")
     check_classes(Path(asked.data), tuple(counts))
     asked = replace(asked, counts=counts)
-    public = None if asked.public is None else open_scenes(Path(asked.public), asked.elsewhere).counts("all")
+    public = (
+        None if asked.public is None else open_scenes(Path(asked.public), asked.elsewhere, asked.reading).counts("all")
+    )
     _check_guarantee(asked)
     if public is not None and (images := sum(public.values())) < asked.ipc:
         raise InputError(
@@ -236,10 +238,11 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
 
 def _read_with(asked: PrivateRequest) -> dict[str, Any]:
     """Options with which `dpd evaluate` tests on the images that were held out here; `val` in DATA needs none."""
-    from dpd_train.scenes import open_scenes
+    from dpd_train.scenes import open_source
 
     data = Path(asked.data)  # which may have gone after its release
-    unneeded = asked.held_out_options if data.exists() and "val" in open_scenes(data, asked).parts else {}
+    parts = open_source(data, allow_outside=True).parts if data.exists() else ()
+    unneeded = asked.held_out_options if "val" in parts else {}
     return {name: value for name, value in asked.image_options.items() if name not in unneeded}
 
 

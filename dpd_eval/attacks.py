@@ -200,12 +200,12 @@ def _same_decoder(vae: AutoencoderKL, model: Model) -> bool:
 # -- Membership scores of the classifiers, the prototypes and the VAE, higher for images that they were trained on.
 
 
-SCORES_CALL = 100
+SCORED_PER_CALL = 100
 
 
 def logits_of(engine: Engine, name: str, inputs: Float32) -> Float32:
     """Compute logits [n, C] in calls of CALL images; name: the graph's input."""
-    parts = [engine.run(**{name: inputs[i : i + SCORES_CALL]}) for i in range(0, len(inputs), SCORES_CALL)]
+    parts = [engine.run(**{name: inputs[i : i + SCORED_PER_CALL]}) for i in range(0, len(inputs), SCORED_PER_CALL)]
     return np.concatenate(parts)
 
 

@@ -44,6 +44,7 @@ from dpd_eval.nearness import (
 )
 from dpd_eval.subject import (
     AuditData,
+    AuditSubject,
     Subject,
     check_asked,
     check_further,
@@ -55,7 +56,6 @@ from dpd_eval.subject import (
     subject_of,
     with_images,
 )
-from dpd_eval.subject import Audited as Opened
 from dpd_eval.verdict import (
     FEWEST_IMAGES,
     Audit,
@@ -78,9 +78,9 @@ from dpd_runtime.text import counted
 from dpd_runtime.versions import package_versions
 from dpd_train.bases import encode_cached
 from dpd_train.compute import one_thread, step_generator, use_device
-from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading
+from dpd_train.reading import BY_CONTENT, HeldOut, Reading
 from dpd_train.run import Run
-from dpd_train.scenes import Scenes, opened
+from dpd_train.scenes import Scenes, check_unopened, opened
 
 OTHER_IMAGES = "the hold-out is not comparable"
 RESTING = ("replication", "nearer to T than to H", "membership")
@@ -117,7 +117,7 @@ class _Work:
 
 
 def audit(
-    path: Path | Opened,
+    path: Path | AuditSubject,
     *,
     train: Path | Scenes,
     holdout: Path | Scenes | None = None,
@@ -125,7 +125,7 @@ def audit(
     held_out: HeldOut = BY_CONTENT,
     images: int | None = None,
     seed: int | None = None,
-    reading: Reading = PLAIN,
+    reading: Reading | None = None,
     extractor: str | None = None,
     private: Path | None = None,
     cache: Path | None = None,
@@ -137,7 +137,7 @@ def audit(
     Args:
         path: a bundle, a run directory or a distilled set, or one that was opened.
         train: the training images T: the training part without the validation part (`held_out`). Scenes that were
-            opened say themselves what is held out and how they are read.
+            opened say themselves what is held out and how they are read: neither may be given with them.
         holdout: images H of the same distribution that were never trained on; None takes the validation part.
         run: the run from which the bundle was exported; its VAE includes the encoder.
         reading: of T and H; if it says nothing, a bundle of other bands than RGB is compared as its run read them.
@@ -156,6 +156,7 @@ def audit(
     started = time.monotonic()
     audited = open_audited(path) if isinstance(path, Path) else path
     check_asked(audited, run=run, images=images, seed=seed)
+    check_unopened(train, held_out, reading)
     train = opened(train, held_out, reading)
     holdout = None if holdout is None else opened(holdout, held_out.elsewhere)
     check_sources(train, holdout, classes_of(audited))
@@ -164,7 +165,7 @@ def audit(
     subject = subject_of(audited)
     encoder = find_encoder(subject, run)
     home = audited.path if isinstance(audited, Run) else run
-    train = read_as_made(subject, home, train)
+    train = read_as_made(subject, audited if isinstance(audited, Run) else run, train)
     data = read_data(train, holdout, classes=subject.classes, resolution=subject.side)
     subject = with_images(subject, data.train)
     if extractor is not None:
@@ -207,7 +208,6 @@ def audit(
             data.fingerprint(),
             train.held_out.val_per_class,
             train.held_out.split,
-            data.train.card,
         ),
         encoder=None if encoder is None else encoder.source,
         extractor=networks[0].description if networks else None,

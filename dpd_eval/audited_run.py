@@ -12,7 +12,7 @@ from dpd_runtime.bundle import Bundle
 from dpd_runtime.classes import SceneClass, images_behind
 from dpd_runtime.networks import Networks
 from dpd_runtime.sampler import fitted, sampler_schedule, suited_sampler
-from dpd_train.context import OpenedRun, load_run
+from dpd_train.context import LoadedRun, load_run
 from dpd_train.run import Run
 
 
@@ -44,7 +44,7 @@ def model_of_run(run: Run) -> Model:
     return Model(_as_bundle(opened), networks, TorchEngine(opened.teacher))
 
 
-def _as_bundle(opened: OpenedRun) -> Bundle:
+def _as_bundle(opened: LoadedRun) -> Bundle:
     table = opened.run.table
     sampler = fitted(suited_sampler(table), opened.latent_shape[1])
     classes = tuple(

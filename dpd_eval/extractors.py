@@ -257,7 +257,7 @@ def _score(model: ResNet, images: Images) -> Float32:
 # features say less about classes, and are as far from all of them (Naeem et al. 2020, 2002.09797, section 3.3).
 
 
-UNTRAINED_SEED = 230  # of the weights; used by nothing else
+RANDOM_WEIGHTS_SEED = 230  # of the weights; used by nothing else
 FITTED = 2000  # training images, at most, that means and deviations are taken from
 FLOOR = 1e-6  # least deviation that a feature is divided by
 
@@ -270,7 +270,7 @@ def untrained_extractor(train: SceneSet) -> Extractor:
     """
     rows = np.unique(np.linspace(0, len(train.images) - 1, FITTED).astype(np.int64))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(UNTRAINED_SEED)
+        torch.manual_seed(RANDOM_WEIGHTS_SEED)
         model = ResNet(ResNetConfig(num_classes=2, in_channels=train.images.shape[-1]))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in model.modules():
@@ -320,7 +320,7 @@ def stage_statistics(model: ResNet, images: torch.Tensor) -> torch.Tensor:
 # -- The extractor `hf:ID_OR_PATH`: pooled features of a transformers image model that is already on this machine.
 
 
-HUB_BATCH = 32
+IMAGES_PER_CALL = 32
 
 
 def hub_extractor(name: str) -> Extractor:
@@ -337,7 +337,7 @@ def hub_extractor(name: str) -> Extractor:
     folder, _ = find_model(source)
     processor = image_processor(what, folder)
     model, pooled = image_model(what, folder)
-    embed = partial(_embed_hub, model, processor, pooled)
+    embed = partial(_features_by_transformers, model, processor, pooled)
     try:
         width = embed(np.zeros((1, 32, 32, 3), np.uint8)).shape[1]
     except Exception as error:  # other kinds of models fail in many ways
@@ -348,11 +348,11 @@ def hub_extractor(name: str) -> Extractor:
 
 
 @torch.no_grad()
-def _embed_hub(model: torch.nn.Module, processor: Any, pooled: bool, images: Images) -> Float32:
+def _features_by_transformers(model: torch.nn.Module, processor: Any, pooled: bool, images: Images) -> Float32:
     parts = []
-    for i in range(0, len(images), HUB_BATCH):
+    for i in range(0, len(images), IMAGES_PER_CALL):
         batch = processor(
-            images=list(images[i : i + HUB_BATCH]), return_tensors="pt", input_data_format="channels_last"
+            images=list(images[i : i + IMAGES_PER_CALL]), return_tensors="pt", input_data_format="channels_last"
         )
         output = model(pixel_values=batch["pixel_values"])
         vectors = getattr(output, "pooler_output", None) if pooled else None

@@ -23,7 +23,7 @@ from dpd_eval.students import predict, train_network, train_student
 from dpd_runtime.annotations import Array, Images, Int64, Progress
 from dpd_runtime.errors import DataError
 from dpd_train.compute import use_device
-from dpd_train.reading import HeldOut, choose_groups, joined
+from dpd_train.reading import PLAIN, HeldOut, choose_groups, joined
 from dpd_train.scene_set import SceneSet, fingerprint
 from dpd_train.scenes import Scenes, opened
 from dpd_train.symmetry import near_groups
@@ -74,7 +74,7 @@ def fit(
         DataError: unreadable images, one class, classes that differ, or a set of several sizes without `resolution`.
     """
     config = config or FitConfig()
-    made_of, mine_of = opened(distilled), None if own is None else opened(own, config)
+    made_of, mine_of = opened(distilled, reading=PLAIN), None if own is None else opened(own, config)
     config = config if mine_of is None else mine_of.settle(config)
     recipe, place = check_fit(made_of, config, mine_of), use_device(device)
     made = made_of.part("all", config.resolution)

@@ -19,7 +19,7 @@ from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.text import counted
 from dpd_train.config import HUB
 from dpd_train.foreground.cropping import check_segmenter
-from dpd_train.reading import ImageOptions
+from dpd_train.reading import PLAIN, ImageOptions
 from dpd_train.scene_set import SceneSet, fingerprint
 from dpd_train.scenes import Scenes, opened
 
@@ -129,7 +129,7 @@ def open_compared(
         DataError: as `open_scenes`.
     """
     return Compared(
-        tuple(opened(one) for one in sets),
+        tuple(opened(one, reading=PLAIN) for one in sets),
         opened(train, options),
         None if test == "val" else opened(test, options.elsewhere),
     )

@@ -24,9 +24,9 @@ from dpd_runtime.text import counted
 from dpd_runtime.versions import package_versions, versions
 from dpd_train.foreground.cropping import Stage, check_segmenter
 from dpd_train.prototypes import herded
-from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading
+from dpd_train.reading import BY_CONTENT, HeldOut, Reading
 from dpd_train.scene_set import SceneSet, fingerprint
-from dpd_train.scenes import Scenes, opened
+from dpd_train.scenes import Scenes, check_unopened, opened
 
 if TYPE_CHECKING:
     from dpd_eval.extractors import Extractor
@@ -348,7 +348,7 @@ def select_set(
     extractor: str | None = None,
     segmenter: str | None = None,
     resolution: int | None = None,
-    reading: Reading = PLAIN,
+    reading: Reading | None = None,
     overwrite: bool = False,
     cache: Path | None = None,
     progress: Stage = lambda title: lambda done, total: None,
@@ -358,7 +358,8 @@ def select_set(
     Args:
         ipc: images per class; None for `full`, which takes all images.
         seed: for methods that use random numbers; None is 0.
-        data: a folder or list, or scenes that were opened. held_out, reading: how a folder or list is opened.
+        data: a folder or list, or scenes that were opened. held_out, reading: how a folder or list is opened; not for
+            scenes that were.
         resolution: as in `Scenes.part`.
         extractor, cache: as in `build_extractor`, for methods that use features; None is `own`.
         segmenter: finds the objects for the method foreground, as in `find_foreground`.
@@ -373,6 +374,7 @@ def select_set(
     chosen = find_method(method)
     _check_arguments(chosen, ipc, seed, extractor, segmenter)
     _check_out(out, data.root if isinstance(data, Scenes) else data)
+    check_unopened(data, held_out, reading)
     seed, count, data = seed or 0, 0 if ipc is None else ipc, opened(data, held_out, reading)
     _check_rgb(data)
     check_counts(chosen, data.counts("train"), count)  # before images are opened

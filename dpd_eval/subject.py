@@ -29,11 +29,11 @@ from dpd_train.scenes import Scenes, open_scenes
 
 
 Kind = Literal["bundle", "run", "set"]
-Audited = Bundle | Run | Scenes
+AuditSubject = Bundle | Run | Scenes
 """A bundle, a run or a set, opened."""
 
 
-def open_audited(path: Path) -> Audited:
+def open_audited(path: Path) -> AuditSubject:
     """Open what is audited. Any folder that is neither a bundle nor a run is a set, whoever made its images.
 
     Raises:
@@ -42,17 +42,17 @@ def open_audited(path: Path) -> Audited:
         DataError: a folder without labelled images.
     """
     if (path / DATASET_NAME).is_file():
-        return open_scenes(path)
+        return open_scenes(path, reading=PLAIN)
     if (path / "run.json").is_file():
         return open_run(path)
     if not path.exists():
         raise InputError(f"{path}: no such bundle, run or set; give a .dpd file, a run or a folder of labelled images")
     if path.is_file() or (path / MANIFEST_NAME).is_file():
         return load_bundle(path, allow_older=True)
-    return open_scenes(path)
+    return open_scenes(path, reading=PLAIN)
 
 
-def kind_of(audited: Audited) -> Kind:
+def kind_of(audited: AuditSubject) -> Kind:
     """What is audited, in a word."""
     return "bundle" if isinstance(audited, Bundle) else "run" if isinstance(audited, Run) else "set"
 
@@ -73,7 +73,7 @@ def check_run(kind: Kind, run: Path | None) -> None:
         raise InputError(f"--run {run}: no pipeline/ in it; give the run directory from which the bundle was exported")
 
 
-def check_asked(audited: Audited, *, run: Path | None, images: int | None, seed: int | None) -> None:
+def check_asked(audited: AuditSubject, *, run: Path | None, images: int | None, seed: int | None) -> None:
     """Check the options for what is audited.
 
     Raises:
@@ -81,6 +81,8 @@ def check_asked(audited: Audited, *, run: Path | None, images: int | None, seed:
     """
     check_numbers(images, seed)
     kind = kind_of(audited)
+    if isinstance(audited, Scenes) and not audited.root.is_dir():
+        raise InputError(f"{audited.root}: is a list; give the folder of a set, as all of its files are looked at")
     for option, value in (("--images", images), ("--seed", seed)):
         if kind == "set" and value is not None:
             raise InputError(f"{option} {value} has no effect on a set: all its images are tested")
@@ -99,7 +101,7 @@ def check_further(extractor: str | None) -> None:
         check_name(extractor)
 
 
-def classes_of(audited: Audited) -> tuple[str, ...]:
+def classes_of(audited: AuditSubject) -> tuple[str, ...]:
     """The class names of what is audited."""
     if isinstance(audited, Bundle):
         return tuple(c.name for c in audited.classes)
@@ -135,7 +137,7 @@ class Subject:
     scenes: Scenes | None = None
 
 
-def subject_of(audited: Audited) -> Subject:
+def subject_of(audited: AuditSubject) -> Subject:
     """Load the networks of a bundle or a run.
 
     Raises:
@@ -182,7 +184,7 @@ def _of_set(scenes: Scenes) -> Subject:
     )
 
 
-def read_as_made(subject: Subject, run: Path | None, train: Scenes) -> Scenes:
+def read_as_made(subject: Subject, run: Path | Run | None, train: Scenes) -> Scenes:
     """T, read as the options say or, where they say nothing of the subject's bands, as its run read it.
 
     Args:
@@ -196,7 +198,7 @@ def read_as_made(subject: Subject, run: Path | None, train: Scenes) -> Scenes:
     if run is None:
         way_out = "give --bands all" + ("" if subject.kind == "set" else ", or --run RUN")
         raise InputError(f"{subject.name} has {counted(len(subject.bands), 'band')}, --train is read as RGB: {way_out}")
-    config = open_run(run).record["config"]
+    config = (run if isinstance(run, Run) else open_run(run)).record["config"]
     return train.read_as(parse_reading(config.get("bands"), config.get("stretch")))
 
 

@@ -188,14 +188,13 @@ class Audited:
 @dataclass(frozen=True)
 class ComparedImages:
     """The real images. fingerprint: sha256 of the sorted content hashes of T. The others: how T was told from its
-    validation part, and the sha256 of the data card; no `--groups`, which tells what files are called."""
+    validation part; no `--groups`, which tells what files are called, and no hash of a data card, which may say it."""
 
     train_images: int
     holdout_images: int
     fingerprint: str
     val_per_class: int | None = None
     split: str | None = None
-    data_card: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,8 +243,6 @@ class Audit:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of audit.json."""
         content = {key: value for key, value in asdict(self).items() if key != "private"}
-        if self.data is not None and self.data.data_card is None:
-            del content["data"]["data_card"]
         content |= {"tests": [test.to_dict() for test in self.tests]}
         content |= {"controls": [control.to_dict() for control in self.controls]}
         return content if self.further_extractor else {k: v for k, v in content.items() if k != "further_extractor"}

@@ -454,7 +454,7 @@ def pass_gate(bundle: Bundle, provider: Provider, graphs: Collection[str], threa
     verdict = _remembered(_key(bundle, provider, UNET in graphs))
     if verdict is None:
         return measure(bundle, provider, UNET in graphs, threads)
-    _check_gate(bundle, provider, verdict)
+    _refuse_if_different(bundle, provider, verdict)
     return verdict
 
 
@@ -471,7 +471,7 @@ def measure(bundle: Bundle, provider: Provider, sampled: bool, threads: int) -> 
         seal(bundle.engine_cache(bundle.site(provider)))
     if verdict is not None:
         _remember(_key(bundle, provider, sampled), verdict)
-        _check_gate(bundle, provider, verdict)
+        _refuse_if_different(bundle, provider, verdict)
     return verdict
 
 
@@ -493,7 +493,7 @@ def compile_here(bundle: Bundle, provider: Provider, threads: int) -> tuple[Path
     return bundle.engine_cache(bundle.site(provider)), verdict
 
 
-def _check_gate(bundle: Bundle, provider: Provider, verdict: GoldenVerdict) -> None:
+def _refuse_if_different(bundle: Bundle, provider: Provider, verdict: GoldenVerdict) -> None:
     if not verdict.good:
         raise CheckError(
             f"provider {provider.name}: its images differ from PyTorch's ({verdict.psnr_db:.1f} dB, "

@@ -520,7 +520,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 UNREAD = frozenset({".gif", ".jp2", ".heic", ".avif"})  # images that no decoder here reads: a reason, not silence
 MOST_PIXELS = 2**25  # Pillow needs up to 8 bytes for each, and a file of 8 KB can hold that many
 MOST_PIXELS_OF_SET = 2**24  # as in a bundle's manifest
-PICTURES_MOST_BYTES = 2**28
+MOST_FILE_BYTES = 2**28
 
 
 def is_image(path: Path) -> bool:
@@ -554,7 +554,7 @@ def read_pixels(path: Path, most: int = MOST_PIXELS_OF_SET) -> Pixels | None:
     """
     try:
         with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size > PICTURES_MOST_BYTES:
+            if os.fstat(file.fileno()).st_size > MOST_FILE_BYTES:
                 return None
             content = file.read()
         if path.suffix == ".npy":

@@ -137,7 +137,7 @@ def vlm_captioner(source: str) -> Captioner:
     limits = [FORMAT, INSTRUCTION, MAX_PHRASES, MAX_WORDS, MAX_LETTERS, NEW_TOKENS]
     words = hashlib.sha256(json.dumps(limits, allow_nan=False).encode()).hexdigest()
     return Captioner(
-        "vlm", lambda: model_hash(folder), words, VLM_BATCH, lambda device: _load_vlm(name, folder, device)
+        "vlm", lambda: model_hash(folder), words, VLM_BATCH, lambda device: _load_language_model(name, folder, device)
     )
 
 
@@ -154,7 +154,7 @@ def _processor(name: str, folder: Path) -> Any:
     return processor
 
 
-def _load_vlm(name: str, folder: Path, device: torch.device) -> Describe:
+def _load_language_model(name: str, folder: Path, device: torch.device) -> Describe:
     processor = _processor(name, folder)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = complete_model(name, AutoModelForImageTextToText, folder, dtype, device)

@@ -71,7 +71,7 @@ class RunData:
 
     Args:
         train: without near duplicates.
-        fingerprint: `images.fingerprint` of all training images, near duplicates included, as an audit must look for
+        fingerprint: `scene_set.fingerprint` of all training images, near duplicates included, as an audit must look for
             each of them.
         cropped: `train` with patches, their number and a picture; None if all images are whole.
         sides: of the files with training images, held-out ones included.
@@ -129,6 +129,8 @@ def read_parts(
 
 def _without_near_duplicates(data: Path, scenes: SceneSet) -> tuple[SceneSet, tuple[Finding, ...]]:
     left_out = near_duplicates(scenes.images, scenes.hashes)
+    if not left_out:
+        return scenes, ()
     kept = scenes.only([row for row in range(len(scenes.labels)) if row not in left_out])
     for name, count in zip(scenes.classes, np.bincount(kept.labels, minlength=len(scenes.classes)), strict=True):
         if count < LEAST:
@@ -379,7 +381,7 @@ def _base_pretraining(folder: Path) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True)
-class OpenedRun:
+class LoadedRun:
     """A finished run with its networks loaded.
 
     Args:
@@ -423,14 +425,14 @@ class OpenedRun:
         )
 
 
-def load_run(run: Run) -> OpenedRun:
+def load_run(run: Run) -> LoadedRun:
     """Load a run's networks and prototypes, and embed its prompts.
 
     Raises:
         InputError: a pipeline that cannot be opened.
     """
     base = load_base(str(run.path / "pipeline"))
-    return OpenedRun(
+    return LoadedRun(
         run=run,
         base=base,
         teacher=load_classifier(run.path / "classifier"),

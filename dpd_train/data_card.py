@@ -1,4 +1,4 @@
-"""The data card: `dpd.toml` beside scenes says how they are read and divided, for every command that opens them."""
+"""The data card: `dpd.toml` beside scenes says how they are read and divided, for the commands that open them."""
 
 import hashlib
 import json
@@ -19,8 +19,8 @@ FIELDS = ("bands", "stretch", "split", "groups", "val_per_class")
 """What a card may say: the options of these names, with their values."""
 MOST_BYTES = 1 << 16
 HEAD = """\
-# How these scenes are read and divided. Every command of dpd that is given them reads this file;
-# an option that says something else is refused. `dpd check --write` writes it.
+# How these scenes are read and divided. Commands that are given them read this file (but for dpd pretrain, which
+# reads several folders); an option that says something else is refused. `dpd check --write` writes it.
 """
 
 
@@ -54,7 +54,10 @@ def read_card(data: Path) -> DataCard | None:
         InputError: it is damaged, or says what no card can say.
     """
     path = place_of(data)
-    if not path.exists():
+    try:
+        if not path.exists():
+            return None
+    except OSError:  # opening the scenes will say why
         return None
     try:
         if not path.is_file() or path.stat().st_size > MOST_BYTES:
@@ -98,7 +101,10 @@ def write_card(data: Path, values: Mapping[str, Any]) -> Path:
 
 def place_of(data: Path) -> Path:
     """Where the card of a folder or a list is."""
-    return (data if data.is_dir() else data.parent) / NAME
+    try:
+        return (data if data.is_dir() else data.parent) / NAME
+    except OSError:
+        return data.parent / NAME
 
 
 def _shown(value: object) -> str:

@@ -113,7 +113,7 @@ def starting_codes(
 
 
 VIEWS = 8000  # least number of views that statistics are measured on; every image gives equally many
-STATISTICS_CALL = 250
+VIEWS_PER_CALL = 250
 FLOOR = 1e-3  # added to the scale of each feature
 LAST_SIDE = 2  # the last map is averaged to this many cells a side, as positions matter little
 
@@ -198,7 +198,7 @@ def measure(
         features: of a network on `device`, where the statistics are returned.
     """
     passes = -(-VIEWS // len(images))
-    calls = -(-len(images) // STATISTICS_CALL)
+    calls = -(-len(images) // VIEWS_PER_CALL)
     found, owners = [], []
     for number in range(passes):
         generator = step_generator(seed, number)

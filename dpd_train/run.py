@@ -171,6 +171,7 @@ def match_config(
     Raises:
         InputError: another config or other data.
     """
+    data = {name: value for name, value in data.items() if name != "data_card"}  # what it says is in the config
     content = json.loads(
         json.dumps({"config": recorded(config), "data": data, "encoders": further_watchers(config)}, allow_nan=False)
     )

@@ -176,7 +176,7 @@ def look_over(parts: Mapping[str, SceneSet], unread: Mapping[str, Mapping[str, s
     """Collect the findings of reading.
 
     parts   by their names: {"train": …, "val": …}
-    unread  parts of which only hashes are known, path → hash: {"test": hash_part(…)}
+    unread  parts of which only hashes are known, path → hash: {"test": scenes.hashes("test")}
     """
     hashes_only = {part: tuple(hashes.values()) for part, hashes in unread.items()}
     known: dict[str, tuple[str, str, str]] = {}

@@ -132,7 +132,8 @@ class Scenes:
         Raises:
             InputError: it asks for something else.
         """
-        own = {name: getattr(self.held_out, name) for name in FIELDS if hasattr(self.held_out, name)}
+        known = (*FIELDS, "allow_outside")
+        own = {name: getattr(self.held_out, name) for name in known if hasattr(self.held_out, name)}
         for name, asked in config.given_image_options.items():
             if name in own and asked != own[name]:
                 raise InputError(f"{option(name)} {asked}: {self.root} was opened with {own[name]}; leave it out")
@@ -166,11 +167,12 @@ class Scenes:
             _check_count(self.source, part, name, count, [])
         return counts
 
-    def part(self, part: Part, resolution: int | None = None) -> SceneSet:
+    def part(self, part: Part, resolution: int | None = None, *, keep: bool = True) -> SceneSet:
         """Decode one part; every image is centre-cropped to a square and resized (Lanczos).
 
         Args:
             resolution: side of the images in pixels; None takes `side`, so that all parts are alike.
+            keep: the images for those who ask again, as long as this value lives.
 
         Raises:
             DataError: as `counts`; unusable images, or groups that hold a whole class.
@@ -183,7 +185,10 @@ class Scenes:
             files = self._divided(part)
             resolution = self.side if resolution is None else resolution
             if (part, resolution) not in self._decoded:
-                self._decoded[part, resolution] = _decode(self, files, part, resolution)
+                decoded = _decode(self, files, part, resolution)
+                if not keep:
+                    return decoded
+                self._decoded[part, resolution] = decoded
         return self._decoded[part, resolution]
 
     def counted(self, part: Part) -> "Counted":
@@ -380,13 +385,25 @@ def opened(data: Path | Scenes, options: HeldOut = BY_CONTENT, reading: Reading 
     return data if isinstance(data, Scenes) else open_scenes(data, options, reading)
 
 
+def check_unopened(data: Path | Scenes, options: HeldOut, reading: Reading | None) -> None:
+    """Check that nobody says of opened scenes how they are to be opened.
+
+    Raises:
+        InputError: somebody does.
+    """
+    if isinstance(data, Scenes) and (options != BY_CONTENT or reading is not None):
+        raise InputError(
+            f"{data.root}: was opened, and says itself how it is read and divided; leave these options out"
+        )
+
+
 def read_scenes(
     root: Path,
     *,
     part: Part,
     resolution: int | None = None,
     held_out: HeldOut = BY_CONTENT,
-    reading: Reading | Rendering = PLAIN,
+    reading: Reading | Rendering | None = None,
 ) -> SceneSet:
     """Read one part of a data set, of which nothing else is needed.
 
@@ -436,12 +453,11 @@ def common_size(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
     return min((size for size, count in sizes.items() if count == most), key=lambda size: (min(size), size))
 
 
-def open_source(root: Path, groups: str | None = None, allow_outside: bool = True) -> Source:
+def open_source(root: Path, groups: str | None = None, allow_outside: bool = False) -> Source:
     """Open a folder tree or a list.
 
     Args:
-        groups, allow_outside: as in `HeldOut`. Sizes and hashes may be looked up outside; pixels are read by
-            `read_scenes`, which refuses it.
+        groups, allow_outside: as in `HeldOut`.
 
     Raises:
         DataError: it is neither.

@@ -98,7 +98,8 @@ def whole_images(scenes: Scenes, train: SceneSet, who: str = CROP, way_out: str 
     Raises:
         InputError: as `side_to_cut`.
     """
-    originals = scenes.part("train", side_to_cut(scenes, int(train.images.shape[1]), who, way_out))
+    own = side_to_cut(scenes, int(train.images.shape[1]), who, way_out)
+    originals = scenes.part("train", own, keep=False)
     place = {path: row for row, path in enumerate(originals.paths)}
     rows = [place[path] for path in train.paths]
     return originals.images if rows == list(range(len(originals.paths))) else originals.images[rows]

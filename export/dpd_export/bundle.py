@@ -45,7 +45,7 @@ from dpd_runtime.sampler import PRIVATE_KINDS, Sampler, decoding_sampler, fitted
 from dpd_runtime.trust import Signature
 from dpd_train.base_files import SHIPPED_BASE
 from dpd_train.bases import Base
-from dpd_train.context import OpenedRun, load_run
+from dpd_train.context import LoadedRun, load_run
 from dpd_train.run import Run, open_run, told_of_size
 
 # -- Gather what a bundle is made from: the run's networks, pruned if asked, reference images, files, manifest.
@@ -238,7 +238,7 @@ def _of_codes(
     )
 
 
-def _manifest(opened: OpenedRun, sampler: Sampler, options: ExportOptions, pruned: Pruned | None) -> Manifest:
+def _manifest(opened: LoadedRun, sampler: Sampler, options: ExportOptions, pruned: Pruned | None) -> Manifest:
     plain, record = opened.manifest(sampler), opened.run.record
     marks = {"private_prototypes": True} if opened.run.table.get("prototype_kind") in PRIVATE_KINDS else {}
     sides = {"scene_sides": record["data"]["scene_sides"]} if told_of_size(record) else {}

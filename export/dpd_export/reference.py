@@ -32,7 +32,7 @@ from dpd_runtime.solvers import SOLVERS, Schedule
 from dpd_train.base_files import TOKENIZER_FILES
 from dpd_train.bases import Base, decode_images, torch_denoise
 from dpd_train.captions import tokenize
-from dpd_train.context import OpenedRun
+from dpd_train.context import LoadedRun
 
 # -- Sampling cases from a run's classes, with prompts and prototypes as the bundle will hold them.
 
@@ -96,7 +96,7 @@ class RunCases:
         return np.stack(noises, axis=1)
 
 
-def cases_of(opened: OpenedRun, sampler: Sampler) -> RunCases:
+def cases_of(opened: LoadedRun, sampler: Sampler) -> RunCases:
     """The cases of an opened run, sampled by `sampler`."""
     return RunCases(
         table=opened.run.table,
@@ -245,7 +245,7 @@ def as_inputs(images: Images) -> torch.Tensor:
 # -- Record inputs of the UNet while PyTorch generates; no real image is used.
 
 
-CALIBRATION_SEED = 1
+SEED_OF_RANGES = 1
 """Not the reference's seed: the images that judge int8 must not be those that set its ranges."""
 CLASSES, IMAGES, MOMENTS = 10, 4, 5
 
@@ -259,7 +259,7 @@ def calibrate(base: Base, cases: RunCases) -> Calibration:
     for label in labels:
         recorder = Recorder(torch_denoise(base), wanted, ends_only=False)
         rows = [(label, index) for index in range(IMAGES)]
-        sample_case(recorder, cases.case(rows, sampler.steps, IMAGES, CALIBRATION_SEED))
+        sample_case(recorder, cases.case(rows, sampler.steps, IMAGES, SEED_OF_RANGES))
         calls += recorder.calls
     return Calibration(calls, sampler.compute_batch * (2 if guided(sampler) else 1))
 
@@ -283,7 +283,7 @@ CONFIGS = {
 CODES_ONLY_CONFIGS = ("vae_decoder/config.json", "scheduler/scheduler_config.json")
 
 
-def layout_files(opened: OpenedRun, *, vae_encoder: bool) -> dict[str, bytes]:
+def layout_files(opened: LoadedRun, *, vae_encoder: bool) -> dict[str, bytes]:
     """Configs, tokenizer, scheduler, class table, prompts and prototypes, by their path."""
     pipeline = opened.run.path / "pipeline"
     files = {target: (pipeline / source).read_bytes() for target, source in CONFIGS.items()}

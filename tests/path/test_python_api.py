@@ -40,7 +40,7 @@ def test_from_scenes_to_a_classifier(tmp_path: Path) -> None:
         assert compared.val_per_class == 3
         assert {arm.arm for arm in compared.arms} >= {"set", "random"}
         assert "<table>" in compared._repr_html_()
-        found = dpd.audit(bundle, train=scenes, device="cpu", run=tmp_path / "run", images=20)
+        found = dpd.audit(bundle, train=scenes, device="cpu", run=run, images=20)
         assert found.audited.bundle_hash == bundle.hash
         assert f"Audit: {found.verdict}" in found._repr_html_()
         classifier = dpd.fit(made.out, tmp_path / "model", device="cpu", steps=5)

@@ -71,6 +71,17 @@ def check_command(
     check_classes(data, tuple(files))
     look = look_at(scenes)
     check_base_bands(base, look.bands)
+    suggested = _named(look.suggestion[0]) if look.suggestion is not None else {}
+    if write:
+        chosen = suggested | values
+        kept = {name: chosen[name] for name in FIELDS if name in chosen}
+        if not kept:
+            raise InputError("--write: no option was given and none is suggested, so the card would say nothing")
+        place = write_card(data, kept)
+        say(f"card          {place}: {', '.join(f'{name} {value}' for name, value in kept.items())}")
+        options = ImageOptions(**chosen)
+        scenes = open_scenes(data, options)
+        look = look_at(scenes)
     fate = fate_of_scenes(look.sample.sides, base, resolution)
     say(*_of_files(files, look), *(f"note          {line}" for line in fate))
     with progress_bar("looking for near duplicates"):
@@ -84,14 +95,6 @@ def check_command(
     if options.reading.carries:
         check_matched_counts(counts, carried=True)
     task = task_of(counts, held=sum(held.scenes.values()), own_vae=bool(look.bands))
-    suggested = _named(look.suggestion[0]) if look.suggestion is not None else {}
-    if write:
-        said_now = suggested | values
-        kept = {name: said_now[name] for name in FIELDS if name in said_now}
-        if not kept:
-            raise InputError("--write: no option was given and none is suggested, so the card would say nothing")
-        place = write_card(data, kept)
-        say(f"card          {place}: {', '.join(f'{name} {value}' for name, value in kept.items())}")
     card = read_card(data)
     notes = [*scene_remarks(found), *remarks(counts, task), *audit_remarks(held)]
     say(*(f"note          {line}" for line in notes))

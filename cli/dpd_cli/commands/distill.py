@@ -81,7 +81,8 @@ def distill_command(
             raise InputError("--plan-only has no effect with --dp, which has no plan: leave it out")
         _distil_privately(data, out, asked, json_output)
         return
-    reading = parse_reading(asked.get("bands"), asked.get("stretch"))
+    carded = given_values(given, Asked, data)
+    reading = parse_reading(carded.get("bands"), carded.get("stretch"))
     require_torch("export", "eval", "cpu", *extras_of(reading, data))
     try:
         distillation = _begun(data, out, asked, print if plan_only and not json_output else _tell)

@@ -55,9 +55,10 @@ def fit_command(
     check_place(out, overwrite)
     require_torch("export", "cpu", *extras_of(config.reading, own))
     from dpd_eval.inputs import check_fit, suits_backbones
+    from dpd_train.reading import PLAIN
     from dpd_train.scenes import open_scenes
 
-    made, mine = open_scenes(distilled), None if own is None else open_scenes(own, config)
+    made, mine = open_scenes(distilled, reading=PLAIN), None if own is None else open_scenes(own, config)
     check_fit(made, config, mine)
     import torch
 

@@ -73,11 +73,32 @@ def test_scenes_take_the_words_of_the_command_line_and_show_themselves(tmp_path:
     assert page.texts[:3] == [str(folder), "class", "all"]
     assert page.texts[3:5] == [scenes.classes[0], "4"]
     assert page.texts[-1] == "--val-per-class 2, --split names"
-    write_card(folder, {"val_per_class": 1})
+    write_card(folder, {"val_per_class": 1, "split": "content"})
+    with pytest.raises(InputError, match=r"--split content: .* says") as caught:
+        dpd.open_scenes(write_card(drawn_scenes(tmp_path / "b", 4), {"split": "names"}).parent, split="content")
+    assert "leave the option out" in str(caught.value)
     with pytest.raises(InputError, match=r"--val-per-class 2: .*dpd\.toml says val_per_class = 1"):
         dpd.open_scenes(folder, val_per_class=2)
     with pytest.raises(DataError, match="nowhere: no such folder"):
         dpd.open_scenes(tmp_path / "nowhere")
+
+
+def test_a_place_takes_the_options_of_its_call_and_opened_scenes_refuse_others(tmp_path: Path) -> None:
+    folder = drawn_scenes(tmp_path / "scenes", per_class=6)
+    with pytest.raises(InputError, match="nobase': no such folder; give nano"):
+        dpd.train(folder, tmp_path / "run", val_per_class=2, base=str(tmp_path / "nobase"))  # after the scenes' options
+    scenes = dpd.open_scenes(folder, val_per_class=2)
+    with pytest.raises(InputError, match=r"val_per_class 3: .* was opened with 2; leave it out"):
+        dpd.distill(scenes, tmp_path / "site.dpd", val_per_class=3)
+    with pytest.raises(InputError, match=r"val_per_class: .* was opened, and says it itself"):
+        dpd.audit(folder, train=scenes, val_per_class=2)
+    with pytest.raises(InputError, match="dp: a distillation with differential privacy is a command alone"):
+        dpd.distill(scenes, tmp_path / "site.dpd", dp=1)
+    table = tmp_path / "list.csv"
+    rows = [f"{path.relative_to(tmp_path)},{path.parent.name}" for path in sorted(folder.rglob("*.png"))]
+    table.write_text("\n".join(["path,label", *rows]), encoding="utf-8")
+    with pytest.raises(InputError, match="is a list; give the folder of a set"):
+        dpd.audit(dpd.open_scenes(table), train=scenes)
 
 
 def test_a_stranger_s_words_are_text() -> None:

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpd_distill.distillation import Asked, PrivateRequest, open_inputs, request_of
 from dpd_eval.inputs import open_compared, read_inputs
 from dpd_runtime.errors import InputError
 from dpd_train.config import TrainConfig
 from dpd_train.context import read_parts
 from dpd_train.data_card import NAME, DataCard, place_of, read_card, write_card
-from dpd_train.reading import HeldOut, ImageOptions
+from dpd_train.reading import PLAIN, HeldOut, ImageOptions
+from dpd_train.run import match_config
 from dpd_train.scene_set import fingerprint
 from dpd_train.scenes import open_scenes, read_scenes
 from tests.tiny import drawn_scenes, scenes_of_bands
@@ -45,7 +47,8 @@ def test_a_card_reads_as_the_options_that_it_says(tmp_path: Path) -> None:
     assert opened.settle(TrainConfig()).image_options == asked.image_options
     told = fingerprint(opened.part("train"))["data_card"]
     assert told == hashlib.sha256(place.read_bytes()).hexdigest()
-    assert "data_card" not in fingerprint(read_scenes(scenes, part="train", held_out=asked)), "it was not asked"
+    assert read_scenes(scenes, part="train").hashes == expected
+    assert "data_card" not in fingerprint(read_scenes(scenes, part="train", held_out=asked, reading=PLAIN))
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -120,6 +123,38 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / NAME)
     with pytest.raises(InputError, match="is no file of at most"):
         read_card(tmp_path)
+
+
+def test_a_resumed_distillation_refuses_a_card_that_says_more(tmp_path: Path) -> None:
+    scenes = drawn_scenes(tmp_path / "scenes", per_class=8)
+    asked = request_of(Asked, scenes, tmp_path / "site.dpd", {"val_per_class": 3})
+    assert open_inputs(asked).scenes.card is None
+    write_card(scenes, {"val_per_class": 3})
+    assert open_inputs(asked).scenes.card is not None, "it says the same"
+    write_card(scenes, {"val_per_class": 3, "split": "names"})
+    with pytest.raises(InputError, match=r"dpd\.toml: says more than it did when this began; put back what was there"):
+        open_inputs(asked)
+    begun = request_of(Asked, scenes, tmp_path / "site.dpd", {})
+    assert (begun.split, begun.val_per_class) == ("names", 3)
+    write_card(scenes, {"groups": "a"})
+    with pytest.raises(InputError, match=r"\(.*dpd\.toml says groups\)"):
+        request_of(PrivateRequest, scenes, tmp_path / "site.dpd", {"dp": 1.0})
+
+
+def test_a_card_beside_a_set_is_not_read(tmp_path: Path) -> None:
+    made = drawn_scenes(tmp_path / "set", per_class=4)
+    card(made, 'bands = "all"\n')
+    assert open_compared([made], drawn_scenes(tmp_path / "real", 4), "val", ImageOptions()).sets[0].card is None
+
+
+def test_a_comment_in_a_card_does_not_stop_a_resumed_run(tmp_path: Path) -> None:
+    run, config = tmp_path / "run", TrainConfig()
+    run.mkdir()
+    (run / "checkpoints").mkdir()
+    match_config(run, config, {"sha256": "a", "data_card": "b"})
+    match_config(run, config, {"sha256": "a", "data_card": "c"})
+    with pytest.raises(InputError, match="the unfinished run had other data"):
+        match_config(run, config, {"sha256": "d", "data_card": "b"})
 
 
 def test_a_list_has_its_card_beside_it(tmp_path: Path) -> None:
