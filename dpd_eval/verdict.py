@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dpd_eval.records import convert, parse_json, read_file
-from dpd_runtime.bundle import Bundle
-from dpd_runtime.errors import AuditError
+from dpd_runtime.bundle import Bundle, load_bundle
+from dpd_runtime.errors import AuditError, InputError
 from dpd_runtime.files import write_atomically
 from dpd_runtime.html import html_table
 from dpd_runtime.manifest import AUDIT_NAME
 from dpd_runtime.sealing import write_audited
 from dpd_runtime.text import counted
-from dpd_train.run import Run
+from dpd_train.run import Run, open_run
 from dpd_train.scenes import Scenes
 
 Verdict = Literal["PASS", "WARN", "FAIL", "NOT RUN"]
@@ -257,24 +257,29 @@ def read_audit(path: Path) -> Audit:
     return convert(parse_json(read_file(path), str(path)), Audit, str(path))
 
 
-def write_record(result: Audit, audited: Bundle | Run | Scenes, out: Path | None) -> dict[str, str]:
+def write_record(result: Audit, audited: Bundle | Run | Scenes | Path, out: Path | None) -> dict[str, str]:
     """Write audit.json into a run, or write a copy of a bundle that includes it to `out`.
 
     Args:
-        audited: what was audited.
+        audited: what was audited, or its place.
 
     Returns:
         What was written: {"audit": path}, or {"out": path, "bundle_hash": hash}; empty if nothing was.
 
     Raises:
-        BundleHashError: the bundle on the disk is no longer the one that was audited.
+        InputError: the bundle is not the one that was audited.
+        BundleHashError: it was changed on the disk after it was opened.
     """
+    if isinstance(audited, Path) and result.audited.kind != "set":
+        audited = open_run(audited) if result.audited.kind == "run" else load_bundle(audited, allow_older=True)
     if isinstance(audited, Run):
         path = audited.path / AUDIT_NAME
         write_atomically(path, (json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n").encode())
         return {"audit": str(path)}
     if out is None or not isinstance(audited, Bundle):
         return {}
+    if audited.hash != result.audited.bundle_hash:
+        raise InputError(f"{audited.path}: is not the bundle that was audited; audit it again")
     return {"out": str(out), "bundle_hash": write_audited(audited, out, result.to_dict(), result.verdict)}
 
 

@@ -98,6 +98,13 @@ def test_an_audited_bundle_opens_and_says_so(of_bundle: Audit, folder: Path) -> 
     assert json.loads(bundle.files["audit.json"])["audited"]["bundle_hash"] == load_bundle(folder / "tiny.dpd").hash
 
 
+def test_a_verdict_is_written_into_the_bundle_that_was_audited(of_bundle: Audit, folder: Path, tmp_path: Path) -> None:
+    by_place = write_record(of_bundle, folder / "tiny.dpd", tmp_path / "audited.dpd")
+    assert by_place == write_record(of_bundle, load_bundle(folder / "tiny.dpd"), tmp_path / "audited.dpd")
+    with pytest.raises(InputError, match="is not the bundle that was audited; audit it again"):
+        write_record(of_bundle, tmp_path / "audited.dpd", tmp_path / "again.dpd")
+
+
 def test_few_images_are_a_warning_and_other_data_too(of_bundle: Audit, folder: Path) -> None:
     assert next(t for t in of_bundle.tests if t.name == "number of images").verdict == "WARN"
     assert any(reason.endswith("a larger --images, or a larger set.") for reason in of_bundle.reasons)
