@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python recipes/plan_errors.py SHARED_DATA WORK --out plan_errors.json
 
 Times are seconds of computing (user and system, with child processes that have ended). On one thread that is what an
-idle core takes, so that other programs do not enter; waiting for a disk is left out. Finished cases in WORK are kept.
+idle core takes, so that other programs do not enter; waiting for a disk is left out. Cases that WORK or the file of
+--out has are kept, so that a run goes on from what is committed.
 """
 
 import argparse
@@ -100,8 +101,13 @@ def main() -> None:
     kept_speed.share_of_a_core = lambda: 1.0  # plans for an idle core: that is what the clock of the run counts
     plan.MINUTES = plan.QUICK_MINUTES = 0.01  # the shortest plan, with a fifth of the steps that it has otherwise
     plan.SHORTEST_WATCHERS, plan.LEAST_MATCHING, plan.SMALL_MATCHING = 30, 20, 20
+    known = json.loads(args.out.read_text())["cases"] if args.out and args.out.exists() else []
+    before = {row["case"]: row for row in known}
     rows = []
     for case in CASES:
+        if case in before:
+            rows.append(before[case])
+            continue
         stored = args.work / f"{case}.json"
         if not stored.exists():
             if args.only and args.only not in case:
@@ -111,8 +117,8 @@ def main() -> None:
         rows.append(json.loads(stored.read_text()))
         planned, spent = rows[-1]["total"]
         print(f"{case}: planned {planned:.0f} s, took {spent:.0f} s ({spent / planned:.2f})", flush=True)
-    if args.out:
-        tell({"cases": rows}, args.out)
+        if args.out:
+            tell({"cases": rows}, args.out)
 
 
 if __name__ == "__main__":
