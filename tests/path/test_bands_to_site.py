@@ -21,6 +21,7 @@ from dpd_runtime.golden import replay
 from dpd_train.bases import load_base, reconstruct
 from dpd_train.compute import one_thread
 from dpd_train.reading import parse_reading
+from dpd_train.run import open_run
 from dpd_train.scene_set import to_float
 from dpd_train.scenes import read_scenes
 from dpd_train.train import train
@@ -128,7 +129,7 @@ def test_a_set_has_physical_values_that_are_read_as_the_same_pixels(made: tuple[
 
 def test_only_codes_can_be_exported(made: tuple[int, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"have \d+ bands?, and no denoiser knows these.*--codes-only"):
-        check_export(made[1] / "run", tmp_path / "site.dpd", ExportOptions())
+        check_export(open_run(made[1] / "run"), tmp_path / "site.dpd", ExportOptions())
 
 
 def test_classes_of_few_images_are_refused_before_anything_is_written(tmp_path: Path) -> None:
