@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dpd_eval.artefacts import check_layout
 from dpd_export.engines import build_engines
 from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.engines import Provider
@@ -45,7 +44,10 @@ def test_it_is_verified_and_audited_as_before(older: Path, tmp_path: Path) -> No
     done = replay(opened, Provider("cpu", ""), 1)
     assert done is not None
     assert done.good
-    assert check_layout(opened.files) == []
+    if find_spec("torch") is not None:  # a site has no audit
+        from dpd_eval.artefacts import check_layout
+
+        assert check_layout(opened.files) == []
     write_audited(opened, tmp_path / "audited.dpd", {"verdict": "PASS"}, "PASS")
     audited = load_bundle(tmp_path / "audited.dpd")
     assert audited.manifest.audit == "PASS"

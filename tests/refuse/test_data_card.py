@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("torch")  # which draws the scenes
 from dpd_train.data_card import write_card
 from tests.commands import dpd
 from tests.tiny import drawn_scenes
