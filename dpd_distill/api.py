@@ -262,25 +262,14 @@ def fit(
         MissingExtraError: packages are not installed.
     """
     require_extras("train", "export", "cpu")
-    from dpd_eval.fit import fit as fit_network
+    from dpd_distill.fitting import fit_classifier
     from dpd_eval.options import FitConfig
-    from dpd_export.classifier import save_classifier
     from dpd_runtime.classifier import check_place
 
     check_place(Path(out), overwrite)
     config = FitConfig(**options)
-    made = distilled if isinstance(distilled, Scenes) else Path(distilled)
-    fitted = fit_network(made, config, own=None if own is None else _place(own), device=device)
-    save_classifier(
-        Path(out),
-        fitted.network,
-        fitted.examples,
-        classes=fitted.classes,
-        described=config.described,
-        training=fitted.training,
-        validation=fitted.validation,
-        overwrite=overwrite,
-    )
+    own_images = None if own is None else _place(own)
+    fit_classifier(_place(distilled), Path(out), config, own=own_images, device=device, overwrite=overwrite)
     return open_classifier(Path(out))
 
 

@@ -62,8 +62,7 @@ def fit_command(
     check_fit(made, config, mine)
     import torch
 
-    from dpd_eval.fit import fit
-    from dpd_export.classifier import save_classifier
+    from dpd_distill.fitting import fit_classifier
 
     if config.backbone is not None and not suits_backbones(distilled):
         print(
@@ -75,17 +74,7 @@ def fit_command(
     if threads:
         torch.set_num_threads(threads)
     with progress_bar("training the classifier") as progress:
-        fitted = fit(made, config, own=mine, device=device, progress=progress)
-    record = save_classifier(
-        out,
-        fitted.network,
-        fitted.examples,
-        classes=fitted.classes,
-        described=config.described,
-        training=fitted.training,
-        validation=fitted.validation,
-        overwrite=overwrite,
-    )
+        record = fit_classifier(made, out, config, own=mine, device=device, overwrite=overwrite, progress=progress)
     _print(out, record, own, time.monotonic() - started, json_output)
 
 
