@@ -278,10 +278,6 @@ class Distillation:
         return Path(self.asked.out)
 
     @property
-    def data(self) -> Path:
-        return Path(self.asked.data)
-
-    @property
     def training(self) -> Path:
         """The run directory of `dpd train`."""
         return self.folder / "training"

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -70,6 +70,15 @@ class Scenes:
     _listed: dict[str | None, Files] = field(default_factory=dict, repr=False)
     _parts: dict[Part, Files] = field(default_factory=dict, init=False, repr=False)
     _decoded: dict[tuple[Part, int], SceneSet] = field(default_factory=dict, init=False, repr=False)
+    _digests: dict[Path, str | None] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """List the training images.
+
+        Raises:
+            DataError: an empty class, or fewer than two.
+        """
+        _ = self._reference
 
     @property
     def root(self) -> Path:
@@ -199,10 +208,8 @@ class Scenes:
             DataError, MissingExtraError: as `part` does.
         """
         self.counts(part)
-        scenes = (
-            self._scenes if divides(self.source, part, self.held_out) else self._scenes_of(_paths(self.files(part)))
-        )
-        files = self._divided(part)
+        brought, files = self.files(part), self._divided(part)
+        scenes = self._scenes if brought is self._reference else self._scenes_of(_paths(brought))
         shown = {name: len({scenes.get(path, str(path)) for path in paths}) for name, paths in files.items()}
         return Counted({name: len(paths) for name, paths in files.items()}, shown)
 
@@ -254,7 +261,7 @@ class Scenes:
         """
         if part == "test" and "test" not in self.parts:
             return {}
-        digests = hashes_of(_paths(self.files(part)), self.rendering)
+        digests = self._hashes_of(_paths(self.files(part)))
         return {name_in(self.source, path): digest for path, digest in digests.items()}
 
     def shared(self) -> dict[tuple[str, str], int]:
@@ -266,7 +273,7 @@ class Scenes:
         files = {part: _paths(of) for part, of in self.every_part.items()}
         if len(files) < 2:
             return {}
-        scenes = self._scenes_of(path for paths in files.values() for path in paths)
+        scenes = self._scenes_of([path for paths in files.values() for path in paths])
         names, shared = list(files), {}
         for i, first in enumerate(names):
             known = {scenes[path] for path in files[first] if path in scenes}
@@ -290,16 +297,18 @@ class Scenes:
             self._listed[part] = self.source.files(part)
         return self._listed[part]
 
-    @cached_property
-    def _hashes(self) -> dict[Path, str]:
-        return hashes_of(_paths(self._reference), self.rendering)
+    def _hashes_of(self, files: Sequence[Path]) -> dict[Path, str]:
+        """Hash of each file that can be read. Each is read once."""
+        new = [path for path in files if path not in self._digests]
+        self._digests.update(dict.fromkeys(new) | hashes_of(new, self.rendering))
+        return {path: digest for path in files if (digest := self._digests[path]) is not None}
 
     @cached_property
     def _scenes(self) -> dict[Path, str]:
-        return scenes_of(self._hashes, self.rendering)
+        return self._scenes_of(_paths(self._reference))
 
-    def _scenes_of(self, files: Iterable[Path]) -> dict[Path, str]:
-        return scenes_of(hashes_of(files, self.rendering), self.rendering)
+    def _scenes_of(self, files: Sequence[Path]) -> dict[Path, str]:
+        return scenes_of(self._hashes_of(files), self.rendering)
 
     def _named_groups(self, files: Files) -> dict[Path, str]:
         """The group of each file by the list's column or by its name; empty without groups."""
@@ -328,7 +337,7 @@ class Scenes:
             return train, {name: paths[cuts[name] :] for name, paths in files.items()}
         if held_out.val_per_class == 0:
             return {name: [*paths] for name, paths in files.items()}, {name: [] for name in files}
-        digests = self._hashes
+        digests = self._hashes_of(_paths(files))
         classes = {name: {path: digests[path] for path in paths if path in digests} for name, paths in files.items()}
         scenes: Mapping[Path, Hashable] = {}
         together: Mapping[Path, Hashable] = {}
@@ -366,18 +375,13 @@ def open_scenes(root: Path, options: HeldOut = BY_CONTENT, reading: Reading | Re
         MissingExtraError: the list needs pyarrow, which is not installed.
     """
     if reading is not None:
-        return _listed(Scenes(open_source(root, options.groups, options.allow_outside), options, reading))
+        return Scenes(open_source(root, options.groups, options.allow_outside), options, reading)
     chosen = options if isinstance(options, ImageOptions) else ImageOptions(**vars(options))
     card = read_card(root)
     if card is not None:
         chosen = replace(chosen, **card.with_options(chosen.given_image_options))
     source = open_source(root, chosen.groups, chosen.allow_outside)
-    return _listed(Scenes(source, chosen, chosen.reading, card))
-
-
-def _listed(scenes: Scenes) -> Scenes:
-    _ = scenes.classes
-    return scenes
+    return Scenes(source, chosen, chosen.reading, card)
 
 
 def opened(data: Path | Scenes, options: HeldOut = BY_CONTENT, reading: Reading | Rendering | None = None) -> Scenes:
@@ -638,7 +642,7 @@ def look_at(scenes: Scenes) -> Look:
         MissingExtraError: the reading needs rasterio, which is not installed.
     """
     parts, rendering = scenes.every_part, scenes.rendering
-    sample = _decoded(scenes, parts)
+    sample = _sample(scenes, parts)
     plain = isinstance(scenes.reading, Reading) and scenes.reading.plain
     suggestion = _suggested(scenes, parts, sample) if plain and sample.set_aside else None
     if not sample.usable and suggestion is None:
@@ -658,7 +662,7 @@ def look_at(scenes: Scenes) -> Look:
     )
 
 
-def _decoded(scenes: Scenes, parts: Mapping[str, Files]) -> Sample:
+def _sample(scenes: Scenes, parts: Mapping[str, Files]) -> Sample:
     to_pixels = reader(scenes.rendering, scenes.alike)
     tried, set_aside, sizes = 0, [], Counter[tuple[int, int]]()
     for part, files in parts.items():
@@ -683,7 +687,7 @@ def _suggested(scenes: Scenes, parts: Mapping[str, Files], plain: Sample) -> tup
         assert match is not None
         bands, stretch = (text and text.split()[1] for text in (match["bands"], match["stretch"]))
         try:
-            sample = _decoded(scenes.read_as(parse_reading(bands, stretch)), parts)
+            sample = _sample(scenes.read_as(parse_reading(bands, stretch)), parts)
         except (DataError, MissingExtraError):  # no limits, or rasterio is not installed: the reason says what to do
             return None
         if sample.usable > plain.usable:

@@ -60,7 +60,7 @@ def check_command(
     from dpd_runtime.machine import idle_cores, usable_cores
     from dpd_train.base_files import check_base_bands
     from dpd_train.config import TrainConfig
-    from dpd_train.data_card import FIELDS, read_card, write_card
+    from dpd_train.data_card import FIELDS, write_card
     from dpd_train.run import check_base_at, check_classes, check_matched_counts, fate_of_scenes
     from dpd_train.scenes import look_at, open_scenes
 
@@ -95,7 +95,6 @@ def check_command(
     if options.reading.carries:
         check_matched_counts(counts, carried=True)
     task = task_of(counts, held=sum(held.scenes.values()), own_vae=bool(look.bands))
-    card = read_card(data)
     notes = [*scene_remarks(found), *remarks(counts, task), *audit_remarks(held)]
     say(*(f"note          {line}" for line in notes))
     config = TrainConfig(base=base, ipc=task.ipc, steps=1, resolution=resolution, **options.image_options)
@@ -112,13 +111,14 @@ def check_command(
     idle = {name: on_idle_cores(each, share, threads, usable_cores()) for name, each in seconds.items()}
     if json_output:
         facts: dict[str, Any] = {"train": found.images, "scenes": found.scenes, "notes": [*fate, *notes]}
-        facts |= {"seconds": seconds, "idle_seconds": idle, "data_card": None if card is None else str(card.path)}
+        facts |= {"seconds": seconds, "idle_seconds": idle}
+        facts["data_card"] = None if scenes.card is None else str(scenes.card.path)
         print_json(_facts(look, shared) | facts)
         return
     usual, quick = (f"{duration(seconds[name])}{beside_idle(seconds[name], idle[name])}" for name in ("usual", "quick"))
     print(f"time          dpd distill: {usual}; at least {duration(seconds['least'])}")
     print(f"              dpd distill --quick: {quick}")
-    said = set() if card is None else card.values.keys()
+    said = set() if scenes.card is None else scenes.card.values.keys()
     repeated = {name: value for name, value in (suggested | values).items() if name not in said}
     repeated |= {"base": base if base != "nano" else None, "resolution": resolution}
     repeating = [*option_words(repeated), ("--out", "look.dpd"), ("--quick",)]
