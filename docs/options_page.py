@@ -14,7 +14,7 @@ TABLE = "| name | value | meaning |\n|---|---|---|"
 HEAD = """# Options
 
 Written from the commands themselves. `dpd COMMAND --help` prints the same. Every command also takes
-`--config FILE.toml` with its options as keys; the command line wins.
+`--config FILE`: a TOML file with its options as keys, or a record that dpd wrote; the command line wins.
 """
 
 

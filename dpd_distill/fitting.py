@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dpd_eval.fit import fit
 from dpd_eval.options import FitConfig
+from dpd_eval.sets import Set
 from dpd_export.classifier import save_classifier
 from dpd_runtime.annotations import Progress
 from dpd_runtime.classifier import ClassifierRecord
@@ -11,7 +12,7 @@ from dpd_train.scenes import Scenes
 
 
 def fit_classifier(
-    distilled: Path | Scenes,
+    distilled: Path | Scenes | Set,
     out: Path,
     config: FitConfig,
     *,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,8 @@ from dpd_eval.nearness import (
     yardstick,
     yardstick_through_vae,
 )
+from dpd_eval.records import kept
+from dpd_eval.sets import open_set
 from dpd_eval.subject import (
     AuditData,
     AuditSubject,
@@ -73,6 +76,7 @@ from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.files import cache_folder
 from dpd_runtime.remarks import bundle_remarks
 from dpd_runtime.sampling import Denoise
+from dpd_runtime.settings import WITHHELD
 from dpd_runtime.solvers import Schedule, add_noise
 from dpd_runtime.text import counted
 from dpd_runtime.versions import package_versions
@@ -117,7 +121,7 @@ class _Work:
 
 
 def audit(
-    path: Path | AuditSubject,
+    path: Path | Scenes | AuditSubject,
     *,
     train: Path | Scenes,
     holdout: Path | Scenes | None = None,
@@ -154,7 +158,7 @@ def audit(
         DiskError: the cache cannot be written.
     """
     started = time.monotonic()
-    audited = open_audited(path) if isinstance(path, Path) else path
+    audited = open_audited(path) if isinstance(path, Path) else open_set(path) if isinstance(path, Scenes) else path
     check_asked(audited, run=run, images=images, seed=seed)
     check_unopened(train, held_out, reading)
     train = opened(train, held_out, reading)
@@ -214,8 +218,16 @@ def audit(
         further_extractor=networks[1].description if len(networks) > 1 else None,
         versions=package_versions("dpd-distill", "torch", "numpy", "onnxruntime"),
         seconds=round(time.monotonic() - started, 1),
+        config=_config(subject, images, seed, extractor, train),
         private=private,
     )
+
+
+def _config(subject: Subject, images: int, seed: int, extractor: str | None, train: Scenes) -> dict[str, Any]:
+    """The options that repeat the audit. Patterns of file names and folders stay here."""
+    generated = {} if subject.model is None else {"images": images, "seed": seed}
+    read = train.options | ({"groups": WITHHELD} if "groups" in train.options else {})
+    return generated | read | ({} if extractor is None else {"extractor": kept(extractor)})
 
 
 def _folders(cache: Path | None) -> tuple[Path, ...]:

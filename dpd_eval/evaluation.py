@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -38,8 +38,9 @@ from dpd_eval.metrics import SetDetail, SetMetrics
 from dpd_eval.options import EvaluateConfig
 from dpd_eval.pretrained import PROBE, is_pretrained
 from dpd_eval.recipe import Recipe, load_recipe
-from dpd_eval.results import ArmResult, Difference, Evaluation, Goal, Repeats, StudentInfo, is_compared, repeats_of
+from dpd_eval.results import ArmResult, Difference, Evaluation, Goal, Repeats, StudentInfo, is_compared
 from dpd_eval.selection import Look, Seen, find_method
+from dpd_eval.sets import Set
 from dpd_eval.statistics import (
     average_accuracy,
     class_accuracy,
@@ -58,7 +59,7 @@ from dpd_train.scenes import Scenes
 
 
 def evaluate(
-    sets: Sequence[Path | Scenes],
+    sets: Sequence[Path | Scenes | Set],
     config: EvaluateConfig | None = None,
     *,
     train: Path | Scenes,
@@ -207,6 +208,7 @@ class _Study:
             fingerprints=inputs.fingerprints() | models,
             versions=package_versions("torch", "transformers", "numpy", "scikit-learn", "pillow"),
             seconds=time.perf_counter() - started,
+            config=asdict(replace(config, ipc=tuple(self.pairs), resolution=inputs.side)),
         )
 
 
@@ -222,7 +224,9 @@ def _open_study(compared: Compared, config: EvaluateConfig, recipe: Recipe, buil
         for name in config.students
     }
     networks = _build_networks(inputs.real, wanted, build, stage)
-    return _Study(config, recipe, inputs, pairs, repeats_of([one.root for one in compared.sets]), students, networks)
+    return _Study(
+        config, recipe, inputs, pairs, Repeats(tuple(one.matching for one in compared.sets)), students, networks
+    )
 
 
 def _build_networks(real: SceneSet, name: str | None, build: Build, stage: Stage) -> _Networks:

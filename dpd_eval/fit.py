@@ -17,13 +17,13 @@ from dpd_eval.backbones import open_backbone
 from dpd_eval.inputs import check_fit
 from dpd_eval.options import FitConfig
 from dpd_eval.recipe import Recipe
-from dpd_eval.records import prototypes_of
+from dpd_eval.sets import Set, open_set
 from dpd_eval.statistics import average_accuracy, confusion_matrix, overall_accuracy
 from dpd_eval.students import predict, train_network, train_student
 from dpd_runtime.annotations import Array, Images, Int64, Progress
 from dpd_runtime.errors import DataError
 from dpd_train.compute import use_device
-from dpd_train.reading import PLAIN, HeldOut, choose_groups, joined
+from dpd_train.reading import HeldOut, choose_groups, joined
 from dpd_train.scene_set import SceneSet, fingerprint
 from dpd_train.scenes import Scenes, opened
 from dpd_train.symmetry import near_groups
@@ -55,7 +55,7 @@ class Fitted:
 
 
 def fit(
-    distilled: Path | Scenes,
+    distilled: Path | Scenes | Set,
     config: FitConfig | None = None,
     *,
     own: Path | Scenes | None = None,
@@ -74,10 +74,10 @@ def fit(
         DataError: unreadable images, one class, classes that differ, or a set of several sizes without `resolution`.
     """
     config = config or FitConfig()
-    made_of, mine_of = opened(distilled, reading=PLAIN), None if own is None else opened(own, config)
+    made_of, mine_of = open_set(distilled), None if own is None else opened(own, config)
     config = config if mine_of is None else mine_of.settle(config)
     recipe, place = check_fit(made_of, config, mine_of), use_device(device)
-    made = made_of.part("all", config.resolution)
+    made = made_of.scenes.part("all", config.resolution)
     side, parts, held = int(made.images.shape[1]), {"set": made}, None
     if mine_of is not None:
         mine = mine_of.part("train", side)
@@ -97,8 +97,9 @@ def fit(
     network = _train(config, images, labels, count, recipe, lambda n, _: progress(n, steps + more), place)
     checked: dict[str, float] = {}
     if own is None:
-        prototypes = prototypes_of(made_of.root)
-        checked = check_on_set(made, prototypes, config, recipe, lambda n, _: progress(steps + n, steps + more), place)
+        checked = check_on_set(
+            made, made_of.prototypes, config, recipe, lambda n, _: progress(steps + n, steps + more), place
+        )
     training: dict[str, Any] = {name: fingerprint(part) for name, part in parts.items()}
     followed = recipe.for_training(len(images)).to_dict() | ({"steps": 0} if config.steps == 0 else {})
     training |= {"recipe": followed, "seed": config.seed} | ({"set_check": checked} if checked else {})

@@ -11,15 +11,15 @@ from dpd_eval.extractor_choice import check_extractor_bands, check_name
 from dpd_eval.options import EvaluateConfig, FitConfig
 from dpd_eval.pretrained import PROBE, check_student
 from dpd_eval.recipe import Recipe, load_recipe
-from dpd_eval.records import bands_of_set, check_bands, described, read_set_file, set_reading
+from dpd_eval.records import check_bands, described
 from dpd_eval.selection import METHODS, check_counts, check_ipc, check_look, find_method
+from dpd_eval.sets import Set, open_set
 from dpd_eval.statistics import fewest_pairs
 from dpd_runtime.annotations import Int64
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.text import counted
-from dpd_train.config import HUB
 from dpd_train.foreground.cropping import check_segmenter
-from dpd_train.reading import PLAIN, ImageOptions
+from dpd_train.reading import ImageOptions
 from dpd_train.scene_set import SceneSet, fingerprint
 from dpd_train.scenes import Scenes, opened
 
@@ -98,7 +98,7 @@ class EvaluationInputs:
 class Compared:
     """What an evaluation compares, opened. test: None for the validation part of `train`."""
 
-    sets: tuple[Scenes, ...]
+    sets: tuple[Set, ...]
     train: Scenes
     test: Scenes | None
 
@@ -121,15 +121,19 @@ class Compared:
 
 
 def open_compared(
-    sets: Sequence[Path | Scenes], train: Path | Scenes, test: Path | Scenes | Literal["val"], options: ImageOptions
+    sets: Sequence[Path | Scenes | Set],
+    train: Path | Scenes,
+    test: Path | Scenes | Literal["val"],
+    options: ImageOptions,
 ) -> Compared:
     """Open what an evaluation compares, where it is not open yet. options: of the real images.
 
     Raises:
         DataError: as `open_scenes`.
+        InputError: a dataset.json is damaged.
     """
     return Compared(
-        tuple(opened(one, reading=PLAIN) for one in sets),
+        tuple(map(open_set, sets)),
         opened(train, options),
         None if test == "val" else opened(test, options.elsewhere),
     )
@@ -145,12 +149,12 @@ def read_inputs(compared: Compared, resolution: int | None = None) -> Evaluation
         InputError: a set with other bands than the training images.
     """
     sets, train = compared.sets, compared.train
-    side = sets[0].side if resolution is None else resolution
+    side = sets[0].scenes.side if resolution is None else resolution
     real, source = train.part("train", side), f"--train {train.root}"
     for one in sets:
-        if (bands := bands_of_set(one.root)) is not None:
-            check_bands(f"SET {one.root}", bands, real, source)
-    distilled = [one.read_as(set_reading(real)).part("all", side) for one in sets]
+        if one.bands is not None:
+            check_bands(f"SET {one.root}", one.bands, real, source)
+    distilled = [one.beside(real, side) for one in sets]
     part = compared.test_part
     test = train if compared.test is None else compared.test.read_like(train, "--test", "--train")
     tested = test.part(part, side)
@@ -189,7 +193,7 @@ def check_sources(compared: Compared) -> tuple[list[dict[str, int]], dict[str, i
         DataError: as `read_inputs`.
     """
     train, source = compared.train, f"--train {compared.train.root}"
-    of_sets = [one.counts("all") for one in compared.sets]
+    of_sets = [one.scenes.counts("all") for one in compared.sets]
     real = train.counts("train")
     tested = (compared.test or train).counts(compared.test_part)
     _check_classes(tuple(tested), tuple(real), compared.tested, source)
@@ -226,7 +230,7 @@ def _class_counts(scenes: SceneSet) -> Int64:
 # -- Checks of an evaluation that need its sets, its images or installed models; the config checks the rest itself.
 
 
-def check_asked(sets: Sequence[Path | Scenes], config: EvaluateConfig) -> None:
+def check_asked(sets: Sequence[Path | Scenes | Set], config: EvaluateConfig) -> None:
     """Check what can be checked before anything is opened.
 
     Raises:
@@ -342,17 +346,7 @@ TUNING_RATE = 1 / 30
 """Of the recipe's learning rate, for a network that has learned from other images: larger steps would undo that."""
 
 
-def suits_backbones(distilled: Path) -> bool:
-    """Whether a published network watched the codes of a set; also for sets of other kinds, and for other folders.
-
-    Raises:
-        InputError: dataset.json is damaged.
-    """
-    found = read_set_file(distilled)
-    return found is None or found.watchers is None or any(name.startswith(HUB) for name in found.watchers)
-
-
-def check_fit(distilled: Scenes, config: FitConfig, own: Scenes | None) -> Recipe:
+def check_fit(distilled: Set, config: FitConfig, own: Scenes | None) -> Recipe:
     """Check everything that needs no image to be opened, and return the recipe.
 
     Raises:
@@ -365,16 +359,16 @@ def check_fit(distilled: Scenes, config: FitConfig, own: Scenes | None) -> Recip
             "--steps 0"
         )
     check_student(config.network)
-    if bands := bands_of_set(distilled.root):
+    if distilled.bands:
         raise InputError(
-            f"{distilled.root} has {described(bands)}, and dpd fit trains on RGB: train a network of your own on its "
-            "GeoTIFF files, which hold physical values"
+            f"{distilled.root} has {described(distilled.bands)}, and dpd fit trains on RGB: train a network of your "
+            "own on its GeoTIFF files, which hold physical values"
         )
     if own is None and config.image_options != ImageOptions().image_options:
         raise InputError("--bands, --stretch, --val-per-class, --split and --groups are for --own images; give some")
     if config.reading.carries:
         raise InputError(f"--bands {config.bands}: dpd fit trains on RGB; give three bands, such as --bands 4,3,2")
-    classes = distilled.counts("all")
+    classes = distilled.scenes.counts("all")
     if own is not None:
         others = own.counts("train")
         if set(others) != set(classes):
@@ -383,8 +377,8 @@ def check_fit(distilled: Scenes, config: FitConfig, own: Scenes | None) -> Recip
                 f"--own {own.root}: its classes are not those of {distilled.root}, first {odd[0]}; name the class "
                 "folders alike"
             )
-    if config.resolution is None and len(distilled.sizes) > 1:
-        raise DataError(f"{distilled.root}: has images of {len(distilled.sizes)} sizes; give --resolution")
+    if config.resolution is None and len(distilled.scenes.sizes) > 1:
+        raise DataError(f"{distilled.root}: has images of {len(distilled.scenes.sizes)} sizes; give --resolution")
     if config.steps is not None:
         recipe = replace(recipe, steps=config.steps or 1, epochs=0, warmup=min(recipe.warmup, max(config.steps - 1, 0)))
     if config.backbone is not None:

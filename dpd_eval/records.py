@@ -1,24 +1,20 @@
-"""Read what dpd wrote: JSON records, sets of images as one file, images of several bands."""
+"""Read the JSON that dpd wrote, and compare the bands of what is judged with those of real images."""
 
-import hashlib
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from safetensors.numpy import save
 
 from dpd_runtime.bands import Band, shown_bands
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import MAX_JSON_BYTES, loads, open_regular, read_object
-from dpd_runtime.set_state import DATASET_NAME, METADATA_NAME
+from dpd_runtime.files import MAX_JSON_BYTES, loads, open_regular
+from dpd_runtime.settings import WITHHELD
 from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
-    from dpd_train.rasters import Rendering
-    from dpd_train.reading import Reading
     from dpd_train.scene_set import SceneSet
 
 
@@ -88,86 +84,18 @@ def convert(content: Any, kind: type[T], where: str) -> T:
         raise InputError(f"{where}: {said}; the file was changed or written by another version") from None
 
 
-# -- What judges read of a set's dataset.json.
-
-
-AGAIN = "run the same dpd generate again"
-NO_PROTOTYPES = hashlib.sha256(save({})).hexdigest()
-
-
-@dataclass(frozen=True)
-class SetFile:
-    """The bands, the watchers and the origin of a set.
-
-    Args:
-        bands: none for RGB.
-        watchers: names of the networks, beside the run's own ones, that watched while codes were matched; None for a
-            set of another kind, or one that an earlier version made.
-        bundle_hash, prototypes_sha256: of the bundle that it was generated from; None for a set of another kind.
-    """
-
-    bands: tuple[Band, ...] = ()
-    watchers: tuple[str, ...] | None = None
-    bundle_hash: str | None = None
-    prototypes_sha256: str | None = None
-
-    @property
-    def matching(self) -> str:
-        """What stands for the matching that made its codes: their hash, or the bundle's if it has none; else empty."""
-        codes = None if self.prototypes_sha256 == NO_PROTOTYPES else self.prototypes_sha256
-        return codes or self.bundle_hash or ""
-
-
-def read_set_file(folder: Path) -> SetFile | None:
-    """Read dataset.json; None for a folder without it.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    path = folder / DATASET_NAME
-    if not path.is_file():
+def kept(value: str | None) -> str | None:
+    """What a record that may leave keeps of an option: WITHHELD where it names a folder of this machine."""
+    if value is None:
         return None
-    found = convert(read_object(path, f"{path}:", AGAIN), SetFile, str(path))
-    for number, band in enumerate(found.bands):
-        if fault := band.fault():
-            raise InputError(f"{path}: bands[{number}]: its {fault}; {AGAIN}")
-    return found
-
-
-def prototypes_of(folder: Path) -> dict[str, int]:
-    """The prototype from which each image of a set was made, by its path; empty for other folders.
-
-    Raises:
-        InputError: metadata.jsonl is damaged.
-    """
-    path, found = folder / METADATA_NAME, dict[str, int]()
-    if not path.is_file():
-        return found
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        try:
-            record = loads(line)
-            prototype = record.get("prototype")
-            if type(prototype) is int and prototype >= 0:
-                found[str(record["file_name"])] = prototype
-        except (ValueError, KeyError, AttributeError):
-            raise InputError(f"{path}: line {number} is damaged; {AGAIN}") from None
-    return found
+    places = re.split(",|^[a-z]+:", value)
+    return WITHHELD if any(place and Path(place).exists() for place in places) else value
 
 
 # -- The bands of a set or a bundle beside those of the real images that it is judged with.
 
 
 NAMED = 4  # bands that a sentence names
-
-
-def bands_of_set(folder: Path) -> tuple[Band, ...] | None:
-    """The bands of a set as dataset.json has them, none for RGB; None for a folder without it, whose files decide.
-
-    Raises:
-        InputError: dataset.json is damaged.
-    """
-    found = read_set_file(folder)
-    return None if found is None else found.bands
 
 
 def check_bands(what: str, bands: Sequence[Band], real: "SceneSet", reference: str) -> None:
@@ -185,13 +113,6 @@ def check_bands(what: str, bands: Sequence[Band], real: "SceneSet", reference: s
     elif not real.bands:
         way_out = "add --bands all"
     raise InputError(f"{what} has {ours}, {reference} has {theirs}: {way_out}")
-
-
-def set_reading(real: "SceneSet") -> "Reading | Rendering":
-    """How the files of a distilled set are read beside these real images."""
-    from dpd_train.reading import PLAIN
-
-    return real.rendering.of_sets if real.bands and real.rendering is not None else PLAIN
 
 
 def described(bands: Sequence[Band]) -> str:

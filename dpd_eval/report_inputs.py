@@ -4,14 +4,14 @@ import base64
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from PIL import Image
 
-from dpd_eval.records import bands_of_set, check_cells, convert, described, parse_json, read_file, shown
+from dpd_eval.records import check_cells, convert, described, parse_json, read_file, shown
 from dpd_eval.report_records import (
     NamedAudit,
     NamedEvaluation,
@@ -26,17 +26,19 @@ from dpd_eval.report_records import (
     read_timings,
     short_names,
 )
+from dpd_eval.sets import convert_set
 from dpd_runtime.annotations import Pixels
 from dpd_runtime.archive import is_encrypted
 from dpd_runtime.bands import Band, picture
 from dpd_runtime.bundle import embedded_bundle, load_bundle
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_json_size, is_safe_name, loads
-from dpd_runtime.formats import IMAGEFOLDER, PNG
+from dpd_runtime.formats import IMAGEFOLDER
 from dpd_runtime.images import MOST_PIXELS, SUFFIXES, read_pixels, read_square, size_in_header
-from dpd_runtime.manifest import MANIFEST_NAME, parse_sampler
+from dpd_runtime.manifest import MANIFEST_NAME
 from dpd_runtime.remarks import recorded_sides, size_remarks
 from dpd_runtime.sampler import Sampler
+from dpd_runtime.set_record import SetRecord
 from dpd_runtime.set_state import DATASET_NAME, METADATA_NAME, STATE_NAME
 from dpd_runtime.text import counted
 from dpd_runtime.trust import PublicKey
@@ -99,38 +101,10 @@ class ClassSheet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetRecord:
-    """What the page shows of dataset.json, and of the images.
-
-    Args:
-        watchers: as `dpd_eval.records.SetFile` has them.
-        real_images: chosen by `dpd select`, so private.
-    """
+class NamedSet(SetRecord):
+    """A set with its name, and pictures of its classes."""
 
     name: str
-    set_hash: str = ""
-    bundle_hash: str | None = None
-    bundle_name: str | None = None
-    signature: str | None = None
-    audit: str | None = None
-    seed: int | None = None
-    ipc: int | None = None
-    images: int | None = None
-    counts: dict[str, int] = field(default_factory=dict)
-    provider: str | None = None
-    made_with: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    cpu_flags: tuple[str, ...] = ()
-    watchers: tuple[str, ...] | None = None
-    real_images: bool = False
-    method: str | None = None
-    extractor: str | None = None
-    resolution: int | None = None
-    format: str = IMAGEFOLDER.name
-    image_format: str = PNG.name
-    soft_labels: bool = False
-    bands: tuple[Band, ...] = ()
-    sampler: Sampler | None = None
     classes: tuple[ClassSheet, ...] = ()
 
     @property
@@ -139,7 +113,7 @@ class SetRecord:
         return f"{counted(len(self.bands), 'band')}, shown by {shown(self.bands)}" if self.bands else ""
 
 
-def read_set(folder: Path, name: str) -> SetRecord:
+def read_set(folder: Path, name: str) -> NamedSet:
     """Read a distilled set.
 
     Raises:
@@ -149,16 +123,16 @@ def read_set(folder: Path, name: str) -> SetRecord:
     """
     where = str(folder / DATASET_NAME)
     content = parse_json(read_file(folder / DATASET_NAME), where)
-    record = convert(hide_all_paths({**content, "name": name, "sampler": None, "classes": []}), SetRecord, where)
+    record, told = convert_set(content, where), convert_set(hide_all_paths(content), where)
     # sets of `dpd select` (real_images) are private data and are not shown; a packed set has no image files
-    pictured = not record.real_images and record.format == IMAGEFOLDER.name
+    pictured = not record.real_images and (record.format or IMAGEFOLDER.name) == IMAGEFOLDER.name
     records = _metadata(folder / METADATA_NAME)
-    bands = bands_of_set(folder) or () if pictured else ()
+    bands = record.bands if pictured else ()
     if bands:
         require_rasterio()
-    sheets = tuple(_class_sheet(folder, c, n, records, pictured, bands) for c, n in content.get("counts", {}).items())
-    sampler = record.made_with.get("sampler")
-    return replace(record, classes=sheets, sampler=parse_sampler(sampler) if isinstance(sampler, dict) else None)
+    counts = (record.counts or {}).items()
+    sheets = tuple(_class_sheet(folder, c, n, records, pictured, bands) for c, n in counts)
+    return NamedSet(**{of.name: getattr(told, of.name) for of in fields(SetRecord)}, name=name, classes=sheets)
 
 
 def _metadata(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -332,13 +306,10 @@ def read_bundle(path: Path, name: str, trusted: Sequence[PublicKey] | None = Non
     )
 
 
-def embedded_hash() -> tuple[str, Sampler] | None:
-    """Return the hash and sampler of the embedded bundle; None in a checkout without it."""
+def embedded_hash() -> str | None:
+    """Return the hash of the embedded bundle; None in a checkout without it."""
     path = embedded_bundle()
-    if not path.is_file():
-        return None
-    bundle = load_bundle(path)
-    return bundle.hash, bundle.manifest.sampler
+    return load_bundle(path).hash if path.is_file() else None
 
 
 SAMPLED = "Images sampled by the fine-tuned model, before selection"
@@ -440,7 +411,7 @@ class InputFile:
 class Inputs:
     files: tuple[InputFile, ...] = ()
     evaluations: tuple[NamedEvaluation, ...] = ()
-    sets: tuple[SetRecord, ...] = ()
+    sets: tuple[NamedSet, ...] = ()
     bundles: tuple[BundleRecord, ...] = ()
     runs: tuple[RunRecord, ...] = ()
     audits: tuple[NamedAudit, ...] = ()
@@ -448,7 +419,7 @@ class Inputs:
 
 
 Keys = Sequence[PublicKey] | None
-Record = NamedEvaluation | SetRecord | BundleRecord | RunRecord | NamedAudit | Timings
+Record = NamedEvaluation | NamedSet | BundleRecord | RunRecord | NamedAudit | Timings
 
 
 def read_inputs(paths: Sequence[Path], trusted: Keys = None) -> Inputs:
@@ -480,7 +451,7 @@ def read_inputs(paths: Sequence[Path], trusted: Keys = None) -> Inputs:
     return Inputs(
         files=tuple(files),
         evaluations=tuple(r for r in records if isinstance(r, NamedEvaluation)),
-        sets=tuple(r for r in records if isinstance(r, SetRecord)),
+        sets=tuple(r for r in records if isinstance(r, NamedSet)),
         bundles=tuple(r for r in records if isinstance(r, BundleRecord)),
         runs=tuple(r for r in records if isinstance(r, RunRecord)),
         audits=(*audits, *(r for r in records if isinstance(r, NamedAudit))),

@@ -1,8 +1,7 @@
 """An evaluation: what `dpd evaluate` finds, writes as JSON and `dpd report` reads again."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import Meta
@@ -10,7 +9,6 @@ from msgspec import Meta
 from dpd_eval.metrics import SetDetail, SetMetrics
 from dpd_eval.pretrained import PROBE
 from dpd_eval.recipe import Recipe
-from dpd_eval.records import read_set_file
 from dpd_eval.selection import find_method, method_names
 from dpd_eval.statistics import Interval, Unit, Verdict, fewest_repeats
 from dpd_runtime.html import html_table
@@ -116,7 +114,8 @@ class Evaluation:
     for plain images. teacher: description of the network that gave the soft labels. extractor: description of the
     network whose features were used by baselines and metrics. repeated: what the intervals of differences and verdicts
     are over. verdicts: about the ratio `at_least`. fingerprints: sha256 of the sorted content hashes of train, test and
-    each set, and of the weights of each `hf:` student. Fields with a default are absent in files of earlier versions.
+    each set, and of the weights of each `hf:` student. config: the options that repeat the evaluation, by `dpd evaluate
+    SET... --train DATA --test DATA --config FILE`. Fields with a default are absent in files of earlier versions.
     """
 
     sets: Annotated[tuple[str, ...], Few]
@@ -147,6 +146,7 @@ class Evaluation:
     fingerprints: dict[str, str]
     versions: dict[str, str]
     seconds: float
+    config: dict[str, Any] | None = None
 
     def settings(self) -> tuple[Setting, ...]:
         return tuple(dict.fromkeys(arm.setting for arm in self.arms))
@@ -290,13 +290,3 @@ class Repeats:
             for ipc, count in counts.items()
             if count < fewest_repeats(self.unit, ipc)
         ]
-
-
-def repeats_of(sets: Sequence[Path]) -> Repeats:
-    """Read from which bundle each set was generated; folders that `dpd generate` did not write have none.
-
-    Raises:
-        InputError: a dataset.json is damaged.
-    """
-    found = [read_set_file(Path(path)) for path in sets]
-    return Repeats(tuple(one.matching if one else "" for one in found))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from dpd_eval.extensions import extension_names, load_extension
 from dpd_eval.extractor_choice import build_extractor, check_name
+from dpd_eval.records import kept
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.dataset import check_output_folder, contact_sheet, remove_partials, remove_set, set_hash
 from dpd_runtime.errors import DataError, InputError
@@ -396,7 +398,10 @@ def select_set(
     about |= _describe(seen, rows)
     if overwrite:
         remove_set(out)
-    digest = write_folder(seen.scenes, rows, out, about, progress("writing"))
+    config = {"method": method, "ipc": ipc, "seed": about["seed"], "extractor": kept(extractor)}
+    config |= {"segmenter": kept(segmenter), "resolution": resolution, **data.options}
+    config = {name: value for name, value in config.items() if value is not None}
+    digest = write_folder(seen.scenes, rows, out, about, progress("writing"), config)
     if seen.picture is not None:
         write_atomically(out / DECISIONS_NAME, PNG.encode(seen.picture(rows)))
     return RealSet(out, len(rows), len(scenes.classes), digest, seen.network, len(scenes.rejected))
@@ -462,12 +467,14 @@ def write_folder(
     out: Path,
     about: dict[str, Any],
     progress: Progress = lambda done, total: None,
+    config: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """Write the images `rows` (sorted by class) of `scenes` to `out`, then metadata.jsonl and dataset.json.
 
     Args:
         about: what the choice depends on. An unfinished folder with other values is refused, one with the same values
             is written again.
+        config: the options of `dpd select` that repeat it.
 
     Returns:
         The set hash.
@@ -509,6 +516,7 @@ def write_folder(
         "images": len(records),
         "counts": dict(zip(scenes.classes, counts, strict=True)),
         "versions": versions() | package_versions("torch", "transformers", "scikit-learn"),
+        **({"config": dict(config)} if config else {}),
         "made_with": header,
         "state": "complete",
     }

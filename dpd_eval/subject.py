@@ -10,7 +10,8 @@ import numpy as np
 
 from dpd_eval.audited_model import Labels, Model
 from dpd_eval.extractor_choice import check_name
-from dpd_eval.records import bands_of_set, check_bands, set_reading
+from dpd_eval.records import check_bands
+from dpd_eval.sets import Set, open_set
 from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.bands import Band
 from dpd_runtime.bundle import Bundle, load_bundle
@@ -23,13 +24,13 @@ from dpd_runtime.text import counted
 from dpd_train.reading import PLAIN, parse_reading
 from dpd_train.run import Run, open_run
 from dpd_train.scene_set import Part, SceneSet, fingerprint
-from dpd_train.scenes import Scenes, open_scenes
+from dpd_train.scenes import Scenes
 
 # -- What an audit checks before PyTorch is imported: what kind of thing is audited, its classes, and the data.
 
 
 Kind = Literal["bundle", "run", "set"]
-AuditSubject = Bundle | Run | Scenes
+AuditSubject = Bundle | Run | Set
 """A bundle, a run or a set, opened."""
 
 
@@ -42,14 +43,14 @@ def open_audited(path: Path) -> AuditSubject:
         DataError: a folder without labelled images.
     """
     if (path / DATASET_NAME).is_file():
-        return open_scenes(path, reading=PLAIN)
+        return open_set(path)
     if (path / "run.json").is_file():
         return open_run(path)
     if not path.exists():
         raise InputError(f"{path}: no such bundle, run or set; give a .dpd file, a run or a folder of labelled images")
     if path.is_file() or (path / MANIFEST_NAME).is_file():
         return load_bundle(path, allow_older=True)
-    return open_scenes(path, reading=PLAIN)
+    return open_set(path)
 
 
 def kind_of(audited: AuditSubject) -> Kind:
@@ -81,7 +82,7 @@ def check_asked(audited: AuditSubject, *, run: Path | None, images: int | None, 
     """
     check_numbers(images, seed)
     kind = kind_of(audited)
-    if isinstance(audited, Scenes) and not audited.root.is_dir():
+    if isinstance(audited, Set) and not audited.root.is_dir():
         raise InputError(f"{audited.root}: is a list; give the folder of a set, as all of its files are looked at")
     for option, value in (("--images", images), ("--seed", seed)):
         if kind == "set" and value is not None:
@@ -107,7 +108,7 @@ def classes_of(audited: AuditSubject) -> tuple[str, ...]:
         return tuple(c.name for c in audited.classes)
     if isinstance(audited, Run):
         return tuple(str(entry["name"]) for entry in audited.table["classes"])
-    return tuple(audited.counts("all"))
+    return tuple(audited.scenes.counts("all"))
 
 
 # -- The subject of an audit: a bundle, a run or a folder of labelled images, as networks, images and files.
@@ -122,7 +123,7 @@ class Subject:
         trained_on: hash of the training images, if known.
         bands: of its images; empty for RGB, None for a set without dataset.json, whose files decide.
         model: None for a set.
-        images: of a set, with their labels, as `with_images` reads them. scenes: the set, opened.
+        images: of a set, with their labels, as `with_images` reads them. made: the set, opened.
     """
 
     name: str
@@ -134,7 +135,7 @@ class Subject:
     bands: tuple[Band, ...] | None = ()
     model: Model | None = None
     images: tuple[Images, Labels] | None = None
-    scenes: Scenes | None = None
+    made: Set | None = None
 
 
 def subject_of(audited: AuditSubject) -> Subject:
@@ -144,7 +145,7 @@ def subject_of(audited: AuditSubject) -> Subject:
         InputError: a run whose pipeline cannot be opened.
         ProviderError: a bundle without a provider that computes it here.
     """
-    if isinstance(audited, Scenes):
+    if isinstance(audited, Set):
         return _of_set(audited)
     if isinstance(audited, Run):
         from dpd_eval.audited_run import model_of_run
@@ -170,17 +171,17 @@ def _with_model(kind: Literal["bundle", "run"], model: Model, files: Mapping[str
     )
 
 
-def _of_set(scenes: Scenes) -> Subject:
-    path = scenes.root
+def _of_set(made: Set) -> Subject:
+    path = made.root
     return Subject(
         name=path.resolve().name,
         kind="set",
-        classes=tuple(scenes.counts("all")),
-        side=scenes.side,
+        classes=tuple(made.scenes.counts("all")),
+        side=made.scenes.side,
         files={str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()},
         trained_on=None,
-        bands=bands_of_set(path),
-        scenes=scenes,
+        bands=made.bands,
+        made=made,
     )
 
 
@@ -211,9 +212,9 @@ def with_images(subject: Subject, train: SceneSet) -> Subject:
     """
     if subject.bands is not None:
         check_bands(subject.name, subject.bands, train, "--train")
-    if subject.scenes is None:
+    if subject.made is None:
         return subject
-    scenes = subject.scenes.read_as(set_reading(train)).part("all", subject.side)
+    scenes = subject.made.beside(train, subject.side)
     return replace(subject, images=(scenes.images, scenes.labels))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dpd_eval.records import convert, parse_json, read_file
+from dpd_eval.sets import Set
 from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.errors import AuditError, InputError
 from dpd_runtime.files import write_atomically
@@ -17,7 +18,6 @@ from dpd_runtime.manifest import AUDIT_NAME
 from dpd_runtime.sealing import write_audited
 from dpd_runtime.text import counted
 from dpd_train.run import Run, open_run
-from dpd_train.scenes import Scenes
 
 Verdict = Literal["PASS", "WARN", "FAIL", "NOT RUN"]
 Ends = tuple[float, float]
@@ -207,6 +207,8 @@ class Audit:
         notes: remarks on the data that a reader of the tests needs.
         images, seed: how many images were judged, and the seed of those that a bundle generated.
         encoder, extractor: descriptions of the networks that were used.
+        config: the options that repeat the audit, by `dpd audit SUBJECT --train DATA --config audit.json`. Those that
+            would say something of the files are WITHHELD, as the record leaves with the bundle.
         private: folder with pictures and findings for the owner of the data; not stored.
     """
 
@@ -225,6 +227,7 @@ class Audit:
     further_extractor: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     seconds: float | None = None
+    config: dict[str, Any] | None = None
     private: Path | None = None
 
     def _repr_html_(self) -> str:
@@ -257,7 +260,7 @@ def read_audit(path: Path) -> Audit:
     return convert(parse_json(read_file(path), str(path)), Audit, str(path))
 
 
-def write_record(result: Audit, audited: Bundle | Run | Scenes | Path, out: Path | None) -> dict[str, str]:
+def write_record(result: Audit, audited: Bundle | Run | Set | Path, out: Path | None) -> dict[str, str]:
     """Write audit.json into a run, or write a copy of a bundle that includes it to `out`.
 
     Args:

@@ -57,7 +57,16 @@ from dpd_runtime.machine import gpu_name, nvidia_driver
 from dpd_runtime.networks import SOFT_LABELS_NAME, Block, Image, load_teacher, pack_labels
 from dpd_runtime.sampler import BLOCK
 from dpd_runtime.sessions import gpu_of_openvino
-from dpd_runtime.set_card import CARD_NAME, CLASSES_NAME, CROISSANT_NAME, class_list, croissant, dataset_card
+from dpd_runtime.set_card import (
+    CARD_NAME,
+    CLASSES_NAME,
+    CROISSANT_NAME,
+    class_list,
+    config_of,
+    croissant,
+    dataset_card,
+)
+from dpd_runtime.set_record import SetRecord
 from dpd_runtime.set_state import (
     DATASET_NAME,
     LOCK_FILE,
@@ -545,9 +554,9 @@ class _Writing:
             state.join_shards()
         remove_partials(out, self.header)
         completed = complete(self.generation, out, self.output, state, label)
-        dataset = describe(self.generation, self.output, completed) | {"made_with": self.header, "state": "complete"}
+        record = describe(self.generation, self.output, completed, self.header)
         self.write_texts(completed.set_hash)
-        write_atomically(out / DATASET_NAME, (json.dumps(dataset, indent=1, allow_nan=False) + "\n").encode())
+        write_atomically(out / DATASET_NAME, (json.dumps(record.to_dict(), indent=1, allow_nan=False) + "\n").encode())
         (out / STATE_NAME).unlink()
         remove_unfinished(out)
         return DistilledSet(out, completed.images, len(self.generation.classes), computed, completed.set_hash)
@@ -594,38 +603,41 @@ def record_of(image: Image, name: str, seed: int) -> dict[str, Any]:
     }
 
 
-def describe(generation: Generation, output: Output, completed: Completed) -> dict[str, Any]:
-    """The content of dataset.json, without the header."""
-    manifest = generation.bundle.manifest
-    files = {"files": completed.files} if completed.files else {}
-    return {
-        "set_hash": completed.set_hash,
-        "bundle_hash": generation.bundle.hash,
-        "bundle_name": manifest.name,
-        "prototypes_sha256": manifest.files["prototypes.safetensors"].sha256,
-        "signature": generation.bundle.signature.describe(),
-        "audit": manifest.audit,
-        **_watchers(generation.bundle),
-        "seed": generation.seed,
-        "sampler": generation.sampler.to_dict(),
-        "ipc": generation.ipc,
-        "images": completed.images,
-        "counts": {scene.name: generation.ipc for scene in generation.classes},
+def describe(generation: Generation, output: Output, completed: Completed, made_with: dict[str, Any]) -> SetRecord:
+    """The record of a complete set."""
+    bundle, provider, sampler = generation.bundle, generation.provider, generation.sampler
+    return SetRecord(
+        set_hash=completed.set_hash,
+        bundle_hash=bundle.hash,
+        bundle_name=bundle.manifest.name,
+        prototypes_sha256=bundle.manifest.files["prototypes.safetensors"].sha256,
+        signature=bundle.signature.describe(),
+        audit=bundle.manifest.audit,
+        watchers=_watchers(bundle),
+        seed=generation.seed,
+        sampler=sampler.to_dict(),
+        ipc=generation.ipc,
+        images=completed.images,
+        counts={scene.name: generation.ipc for scene in generation.classes},
         **output.describe(),
-        **files,
+        soft_labels=output.soft_labels,
+        files=completed.files or None,
         **_where(generation),
-        "precision": generation.provider.computes_in(manifest.precision),
-        **({"call_rows": rows} if (rows := generation.call_rows) else {}),
-        "threads": generation.threads,
-        "cpu_flags": cpu_flags(),
-        "versions": versions(),
-    }
+        precision=provider.computes_in(bundle.manifest.precision),
+        call_rows=generation.call_rows or None,
+        threads=generation.threads,
+        cpu_flags=tuple(cpu_flags()),
+        versions=versions(),
+        config=config_of(generation, output),
+        made_with=made_with,
+        state="complete",
+    )
 
 
-def _watchers(bundle: Bundle) -> dict[str, Any]:
-    """The further networks that watched while codes were matched to images; nothing for other bundles."""
+def _watchers(bundle: Bundle) -> tuple[str, ...] | None:
+    """The further networks that watched while codes were matched to images; None for other bundles."""
     matched = any(scene.prototype_kind == "matched" for scene in bundle.classes)
-    return {"watchers": list(bundle.manifest.watchers)} if matched and bundle.manifest.privacy is None else {}
+    return tuple(bundle.manifest.watchers) if matched and bundle.manifest.privacy is None else None
 
 
 def _choice(provider: Provider) -> dict[str, Any]:

@@ -400,7 +400,11 @@ def read_object(path: Path, name: str, way_out: str) -> dict[str, Any]:
         InputError: the file cannot be read, or is something else.
     """
     try:
-        content = loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            raw = file.read(MAX_JSON_BYTES + 1)
+        if len(raw) > MAX_JSON_BYTES:
+            raise ValueError(f"more than {MAX_JSON_BYTES} bytes")
+        content = loads(raw)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{name} cannot be read ({error}); {way_out}") from error
     if not isinstance(content, dict):

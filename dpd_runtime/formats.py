@@ -495,14 +495,11 @@ class Output:
         return form | ({"bands": len(self.bands)} if self.bands else {})
 
     def describe(self) -> dict[str, Any]:
-        """The part of dataset.json about the form."""
-        form: dict[str, Any] = {"format": self.format}
-        if self.kind.encodes:
-            form["image_format"] = self.encoding.name
-            if self.encoding.quality is not None:
-                form["quality"] = self.encoding.quality
-        bands = {"bands": [band.to_dict() for band in self.bands]} if self.bands else {}
-        return form | bands | {"soft_labels": self.soft_labels}
+        """The part of a set's record about the form of its images."""
+        form: dict[str, Any] = {"format": self.format, "bands": self.bands}
+        return form | (
+            {"image_format": self.encoding.name, "quality": self.encoding.quality} if self.kind.encodes else {}
+        )
 
     def check(self) -> None:
         """Check that this form can be written here. Call it before anything is computed or deleted.

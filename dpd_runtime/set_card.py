@@ -12,7 +12,7 @@ from dpd_runtime.formats import PLAIN, Output
 from dpd_runtime.generation import Generation, sampler_settings
 from dpd_runtime.manifest import Manifest
 from dpd_runtime.set_state import METADATA_NAME
-from dpd_runtime.text import counted, option_words, shown
+from dpd_runtime.text import counted, joined, option, option_words, shown
 from dpd_runtime.versions import __version__
 
 # -- The dataset card of a set: README.md, which people and Hugging Face `datasets` read, and classes.txt.
@@ -142,25 +142,37 @@ def _features(generation: Generation, output: Output) -> list[Feature]:
     return [*first, *record, *([] if output.direct else [{"name": "file_sha256", "dtype": "string"}])]
 
 
+def config_of(generation: Generation, output: Output) -> dict[str, Any] | None:
+    """The options of `dpd generate` that make the set again from its bundle; None for a sampler that none lead to."""
+    bundle, provider = generation.bundle, generation.provider
+    some, usual = len(generation.classes) < len(bundle.classes), bundle.manifest.sampler
+    sampling = sampler_settings(usual, generation.sampler)
+    if generation.sampler != usual and not sampling:
+        return None
+    return {
+        "ipc": generation.ipc,
+        "seed": generation.seed,
+        **({"classes": [scene.name for scene in generation.classes]} if some else {}),
+        **sampling,
+        "provider": provider.name,
+        **({"precision": provider.precision} if provider.precision != FP32 else {}),
+        **({"device": provider.gpu} if provider.name == "openvino" and provider.gpu is not None else {}),
+        **({"format": output.format} if output.format != Output.format else {}),
+        **({"image_format": output.image_format} if output.image_format is not None else {}),
+        **({"soft_labels": True} if output.soft_labels else {}),
+    }
+
+
 def _command(generation: Generation, output: Output) -> str:
     """A command that makes the set, without its folder, for a POSIX shell."""
-    bundle = generation.bundle
-    words = ["dpd", "generate"]
-    if bundle.path != embedded_bundle():
-        words.append(f"./{bundle.manifest.name}.dpd")
-    words += ["--ipc", str(generation.ipc), "--seed", str(generation.seed)]
-    if len(generation.classes) < len(bundle.classes):
-        words.append(f"--classes={','.join(scene.name for scene in generation.classes)}")
-    provider, options = generation.provider, sampler_settings(bundle.manifest.sampler, generation.sampler)
-    options |= {
-        "provider": provider.name,
-        "precision": provider.precision if provider.precision != FP32 else None,
-        "device": provider.gpu if provider.name == "openvino" else None,
-        "format": output.format if output.format != Output.format else None,
-        "image_format": output.image_format,
-        "soft_labels": output.soft_labels,
-    }
-    command = shown(words, option_words(options))
+    bundle, config = generation.bundle, config_of(generation, output)
+    if config is None:
+        return "dpd generate   # with a sampler that no option gives"
+    words = ["dpd", "generate", *([] if bundle.path == embedded_bundle() else [f"./{bundle.manifest.name}.dpd"])]
+    words += [word for name in ("ipc", "seed") for word in (option(name), str(config.pop(name)))]
+    if "classes" in config:
+        words.append(f"--classes={joined(config.pop('classes'))}")  # with =, as a name may begin with a hyphen
+    command = shown(words, option_words(config))
     return command if len(command) <= LONGEST_COMMAND else "dpd generate   # with options that are too long for here"
 
 

@@ -4,6 +4,9 @@ from dataclasses import field
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+WITHHELD = "(withheld)"
+"""What a record has in place of an option's value that must not leave the machine."""
+
 
 def setting(default: Any, panel: str, help: str, metavar: str | None = None) -> Any:
     """Make a field of a config. The command line makes an option from its metadata.

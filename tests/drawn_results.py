@@ -152,6 +152,7 @@ def write_set(folder: Path, classes: Sequence[str] = CLASSES, ipc: int = 3, **ab
         "counts": dict.fromkeys(classes, ipc),
         "provider": "cpu",
         "versions": {"python": "3.11.7"},
+        "config": {"ipc": ipc, "seed": 3, "provider": "cpu"},
         "made_with": {"sampler": sampler},
         "state": "complete",
     }

@@ -127,7 +127,7 @@ def _run(arguments: list[str]) -> object:
     name = next((argument for argument in arguments if argument in commands), None)
     if path is None or name is None:
         return app(arguments, standalone_mode=False)
-    values = read_config(path, name, commands[name].params, commands)
+    values = read_config(path, name, commands, arguments)
     return app(arguments, standalone_mode=False, default_map={name: values})
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import textwrap
 import types
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import Field, fields
 from pathlib import Path
@@ -338,10 +338,11 @@ def key_of(path: Path, key_file: Path | None, passphrase_file: Path | None) -> "
     return None
 
 
-# -- `--config FILE.toml` of every command: options as keys. The command line wins.
+# -- `--config FILE` of every command: options as keys of a TOML file, or of a record. The command line wins.
 
 
 OPTION = "--config"
+CONFIG_HELP = "Read options from a TOML file, or from a record that dpd wrote. The command line wins."
 
 
 def take_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
@@ -366,31 +367,40 @@ def take_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
         else:
             kept.append(argument)
     if waiting or len(files) > 1:
-        raise InputError(f"{OPTION} takes one TOML file, once")
+        raise InputError(f"{OPTION} takes one file, once: TOML or a record of dpd")
     return kept, Path(files[0]) if files else None
 
 
-def read_config(path: Path, command: str, parameters: Sequence[Any], commands: Collection[str]) -> dict[str, Any]:
-    """Read the values for a command, by parameter name.
+def read_config(path: Path, command: str, commands: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[str, Any]:
+    """Read the values for a command, by parameter name, from a TOML file or from a record.
 
-    Keys may be written with - or _. A table with the command's name holds values for this command only. A list stands
-    for its values separated by commas where the option is given once.
+    In TOML, keys may be written with - or _, and a table with the command's name holds values for this command only. A
+    list stands for its values separated by commas where the option is given once.
 
     Args:
-        parameters: the command's, as click describes them. commands: names of all commands.
+        commands: all commands by name, as Typer makes them.
+        arguments: what was typed, which may give what a record has not kept.
 
     Raises:
-        InputError: there is no such file, it is not TOML, a table is not a command's, or a key is not an option of the
-            command.
+        InputError: there is no such file, it is neither TOML nor a record of this command, a table is not a command's,
+            or a key is not an option of the command.
     """
     import tomllib
 
     from dpd_runtime.errors import InputError
+    from dpd_runtime.files import MAX_JSON_BYTES, open_regular
 
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            raw = file.read(MAX_JSON_BYTES + 1)
     except OSError as error:
-        raise InputError(f"{OPTION} {path}: {error.strerror}; give a readable TOML file") from error
+        raise InputError(f"{OPTION} {path}: {error.strerror}; give a readable TOML file, or a record of dpd") from error
+    if len(raw) > MAX_JSON_BYTES:
+        raise InputError(f"{OPTION} {path}: has more than {MAX_JSON_BYTES} bytes; give a TOML file or a record of dpd")
+    if raw.lstrip().startswith(b"{"):
+        return _read_record(path, raw, command, commands[command], arguments)
+    try:
+        content = tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{OPTION} {path}: not TOML ({error})") from error
     tables = {key for key, value in content.items() if isinstance(value, dict)}
@@ -400,7 +410,7 @@ def read_config(path: Path, command: str, parameters: Sequence[Any], commands: C
     if not isinstance(own, dict):
         raise InputError(f"{OPTION} {path}: {command} is not a table; write [{command}] above its options")
     merged = {key: value for key, value in content.items() if not isinstance(value, dict)} | own
-    options = {spelling.lstrip("-"): p for p in parameters for spelling in (*p.opts, p.name or "")}
+    options = {spelling.lstrip("-"): p for p in commands[command].params for spelling in (*p.opts, p.name or "")}
     unknown = sorted(key for key in merged if key.replace("_", "-") not in options)
     if unknown:
         raise InputError(f"{OPTION} {path}: dpd {command} has no option {', '.join(unknown)}; see dpd {command} --help")
@@ -413,6 +423,62 @@ def _value_in_file(parameter: Any, value: Any) -> tuple[str, Any]:
 
     once = parameter.nargs == 1 and not getattr(parameter, "multiple", False)
     return parameter.name, joined(value) if once and isinstance(value, list) else value
+
+
+NOT_REPEATED = ("Output", "Security", "Several machines")
+"""Headings of options that no record fills: where things lie, and whom to trust, are this machine's affair."""
+
+
+def _read_record(path: Path, raw: bytes, command: str, parsed: Any, arguments: Sequence[str]) -> dict[str, Any]:
+    """The options under `config` of a record, which may come from anybody.
+
+    Raises:
+        InputError: it is not JSON, has no config, repeats another command, or has not kept a value that is needed.
+    """
+    from dpd_runtime.errors import InputError
+    from dpd_runtime.files import loads
+    from dpd_runtime.settings import WITHHELD
+
+    try:
+        config = loads(raw).get("config")
+    except ValueError as error:
+        raise InputError(f"{OPTION} {path}: is not JSON ({error}); give a record of dpd or a TOML file") from None
+    if not isinstance(config, dict):
+        raise InputError(
+            f"{OPTION} {path}: holds no config, as records of dpd 0.2 and before; give the options instead"
+        )
+    if command == "train":
+        from dpd_train.config import repeating_options
+
+        config = repeating_options(config)
+    options = {p.opts[0].lstrip("-").replace("-", "_"): p for p in parsed.params if p.param_type_name == "option"}
+    filled = repeated_options(parsed)
+    values = {}
+    for name, value in config.items():
+        if value is None:
+            continue
+        if name not in options:
+            raise InputError(
+                f"{OPTION} {path}: dpd {command} has no option {option(name)}; a record repeats the command that wrote "
+                "it"
+            )
+        asked = options[name]
+        if value == WITHHELD or asked not in filled:
+            if not any(word.split("=")[0] == asked.opts[0] for word in arguments):
+                raise InputError(f"{OPTION} {path}: {asked.opts[0]} was given and no record fills it; give it again")
+            continue
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, dict | list) or isinstance(part, bool) is not asked.is_flag:
+                raise InputError(f"{OPTION} {path}: {name} is no value of {asked.opts[0]}; the record was changed")
+        values[asked.name] = _value_in_file(asked, value)[1]
+    return values
+
+
+def repeated_options(command: Any) -> list[Any]:
+    """The options that a record may fill: those that are no place and not under one of NOT_REPEATED."""
+    kinds = {name: str(of.annotation) for name, of in inspect.signature(command.callback).parameters.items()}
+    headed = [p for p in command.params if getattr(p, "rich_help_panel", None) not in (None, *NOT_REPEATED)]
+    return [p for p in headed if p.param_type_name == "option" and "pathlib.Path" not in kinds[p.name]]
 
 
 # -- `--help`: plain text under headings.
@@ -471,7 +537,7 @@ class Verb(TyperCommand):
                 kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
                 heading = getattr(parameter, "rich_help_panel", None) or kind
                 rows[heading].append((_names(parameter, ctx), _help(parameter)))
-        own = [(f"{OPTION} FILE", "Read options from a TOML file. The command line wins."), DEBUG_HELP]
+        own = [(f"{OPTION} FILE", CONFIG_HELP), DEBUG_HELP]
         rows["Options"][-1:-1] = own  # before --help
         _write_rows(formatter, rows)
 

@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 import torch
 from safetensors.numpy import load_file
 
-from dpd_eval.inputs import suits_backbones
+from dpd_eval.sets import open_set
 from dpd_export import ExportOptions, export_run
 from dpd_runtime import generate, load_bundle, write_set
 from dpd_runtime.errors import DataError, InputError
@@ -148,4 +148,4 @@ def test_networks_that_watched_are_named_at_the_site(matched: Path, tmp_path: Pa
         out = tmp_path / bundle.stem
         write_set(generate(load_bundle(bundle), ipc=1, provider="cpu"), out)
         assert json.loads((out / "dataset.json").read_text())["watchers"] == names
-        assert suits_backbones(out) == bool(names)
+        assert open_set(out).suits_backbones == bool(names)

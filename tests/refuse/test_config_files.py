@@ -20,7 +20,7 @@ def _dpd(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
 
 
 def read(config: Path, command: str) -> dict[str, Any]:
-    return read_config(config, command, COMMANDS[command].params, COMMANDS)
+    return read_config(config, command, COMMANDS)
 
 
 def test_values_arrive_and_the_command_line_wins(tmp_path: Path, process_environment: dict[str, str]) -> None:

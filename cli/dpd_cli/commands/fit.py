@@ -54,17 +54,17 @@ def fit_command(
     check_device(device)
     check_place(out, overwrite)
     require_torch("export", "cpu", *extras_of(config.reading, own))
-    from dpd_eval.inputs import check_fit, suits_backbones
-    from dpd_train.reading import PLAIN
+    from dpd_eval.inputs import check_fit
+    from dpd_eval.sets import open_set
     from dpd_train.scenes import open_scenes
 
-    made, mine = open_scenes(distilled, reading=PLAIN), None if own is None else open_scenes(own, config)
+    made, mine = open_set(distilled), None if own is None else open_scenes(own, config)
     check_fit(made, config, mine)
     import torch
 
     from dpd_distill.fitting import fit_classifier
 
-    if config.backbone is not None and not suits_backbones(distilled):
+    if config.backbone is not None and not made.suits_backbones:
         print(
             f"warning     no published network watched the codes of {distilled}: a backbone learns little from them. "
             "Where the bundle is made: dpd distill --watchers own,hf:MODEL",

@@ -73,11 +73,11 @@ GuidanceScale = Annotated[
 ]
 Out = Annotated[Path, under("Output", "Folder of the distilled set. An unfinished set is completed.")]
 FormatName = Annotated[
-    str, under("Output", "Form of the set.", "--format", metavar="imagefolder|webdataset|parquet|npz")
+    str, under("Images", "Form of the set.", "--format", metavar="imagefolder|webdataset|parquet|npz")
 ]
 ImageFormat = Annotated[
     str | None,
-    under("Output", "Encoding of the images; jpeg and webp are lossy. Default: png.", metavar="png|jpeg|webp|tiff"),
+    under("Images", "Encoding of the images; jpeg and webp are lossy. Default: png.", metavar="png|jpeg|webp|tiff"),
 ]
 Expect = Annotated[
     str | None,

@@ -15,7 +15,7 @@ from dpd_eval.fit import fit, held_out_of_set
 from dpd_eval.inputs import check_fit
 from dpd_eval.options import FitConfig
 from dpd_eval.recipe import load_recipe
-from dpd_eval.records import prototypes_of
+from dpd_eval.sets import open_set
 from dpd_eval.students import predict, train_student
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.reading import HeldOut
@@ -97,7 +97,7 @@ def test_images_of_one_prototype_and_near_duplicates_stay_on_one_side(tmp_path: 
     ]
     (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     scenes = read_scenes(folder, part="all")
-    held = held_out_of_set(scenes, prototypes_of(folder))
+    held = held_out_of_set(scenes, open_set(folder).prototypes)
     assert held is not None
     sides = defaultdict(set)
     for path, side in zip(scenes.paths, held.tolist(), strict=True):
@@ -111,7 +111,7 @@ def test_images_of_one_prototype_and_near_duplicates_stay_on_one_side(tmp_path: 
     assert held_out_of_set(scenes, everything) is None
     (folder / "metadata.jsonl").write_text("{")
     with pytest.raises(InputError, match=r"metadata.jsonl: line 1 is damaged"):
-        prototypes_of(folder)
+        _ = open_set(folder).prototypes
 
 
 def test_own_images_train_too_and_others_of_them_measure(tmp_path: Path, recipe: str) -> None:
@@ -174,24 +174,24 @@ def test_options_that_make_no_sense(options: dict[str, object], words: str) -> N
 def test_what_cannot_be_fitted_is_said_before_anything_is_trained(tmp_path: Path) -> None:
     folder, own = write_set(tmp_path / "set", 4), write_set(tmp_path / "own", 4, names=("A", "C"))
     with pytest.raises(DataError, match=r"its classes are not those of .*, first B; name the class folders alike"):
-        check_fit(open_scenes(folder), (options := FitConfig()), open_scenes(own, options))
+        check_fit(open_set(folder), (options := FitConfig()), open_scenes(own, options))
     with pytest.raises(InputError, match="are for --own images; give some"):
-        check_fit(open_scenes(folder), FitConfig(val_per_class=3), None)
+        check_fit(open_set(folder), FitConfig(val_per_class=3), None)
     with pytest.raises(InputError, match="no student 'convnot'"):
-        check_fit(open_scenes(folder), FitConfig(student="convnot"), None)
+        check_fit(open_set(folder), FitConfig(student="convnot"), None)
     with pytest.raises(InputError, match=r"no such folder"):
-        check_fit(open_scenes(folder), FitConfig(backbone=str(tmp_path / "none")), None)
+        check_fit(open_set(folder), FitConfig(backbone=str(tmp_path / "none")), None)
     with pytest.raises(InputError, match="no recipe 'fast'"):
-        check_fit(open_scenes(folder), FitConfig(recipe="fast"), None)
+        check_fit(open_set(folder), FitConfig(recipe="fast"), None)
     Image.new("RGB", (40, 40)).save(folder / "A" / "x.png")
     with pytest.raises(DataError, match="has images of 2 sizes; give --resolution"):
-        check_fit(open_scenes(folder), FitConfig(), None)
-    check_fit(open_scenes(folder), FitConfig(resolution=24), None)
+        check_fit(open_set(folder), FitConfig(), None)
+    check_fit(open_set(folder), FitConfig(resolution=24), None)
     for path in (folder / "B").iterdir():
         path.unlink()
     (folder / "B").rmdir()
     with pytest.raises(DataError, match="holds one class only"):
-        check_fit(open_scenes(folder), FitConfig(), None)
+        check_fit(open_set(folder), FitConfig(), None)
     (tmp_path / "flat").mkdir()
     with pytest.raises(DataError, match="holds no class folders"):
         check_fit(open_scenes(tmp_path / "flat"), FitConfig(), None)

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from dpd_eval.extractor_choice import build_extractor, check_name
 from dpd_eval.nearness import further_space
-from dpd_eval.report_provenance import extractor_of
 from dpd_eval.selection import select
 from dpd_neighbours.mdfl import (
     QUANTILES,
@@ -212,16 +211,6 @@ def test_herding_works_in_every_space(folder: Path, base: Path) -> None:
         for method in ("herding", "k-means", "k-center"):
             rows = select(method, TRAIN, 2, 0, features)
             assert LABELS[rows].tolist() == [0, 0, 1, 1, 2, 2]
-
-
-def test_the_report_repeats_the_option_of_an_extractor() -> None:
-    for description, value in (
-        ("swimdiff:eyes: ResNet 8-16", "swimdiff:eyes"),
-        ("mdfl: middle of the denoiser", "mdfl"),
-        ("untrained: ResNet 32-64-128", "untrained"),
-        ("own: ResNet 32-64-128", None),
-    ):
-        assert extractor_of(description) == value
 
 
 @pytest.mark.parametrize(

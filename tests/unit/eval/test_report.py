@@ -19,7 +19,6 @@ from dpd_eval.evaluation import differences, verdicts
 from dpd_eval.report import Release, release, write_report
 from dpd_eval.report_charts import nice_ticks, style
 from dpd_eval.report_inputs import Inputs
-from dpd_eval.report_provenance import sampler_options
 from dpd_eval.report_records import hide_paths, read_audit, read_evaluation, short_names
 from dpd_eval.report_tables import headline, outcome, verdict
 from dpd_eval.results import Evaluation, Repeats
@@ -27,8 +26,6 @@ from dpd_eval.statistics import Interval
 from dpd_runtime.bench import bench
 from dpd_runtime.bundle import embedded_bundle, load_bundle
 from dpd_runtime.errors import BundleError, InputError
-from dpd_runtime.generation import resolve_sampler
-from dpd_runtime.sampler import BlockGuidance, Sampler
 from dpd_runtime.sealing import write_audited
 from tests.commands import dpd
 from tests.drawn import quick_bundle
@@ -179,8 +176,6 @@ def test_a_site_with_images_of_its_own_is_shown_apart(tmp_path: Path) -> None:
     assert page.words().count("The set with 5 real images per class") >= 3  # the title and two sentences
     arms = ("set", "random", *(f"{start}{k} real" for k in (1, 5, 20) for start in ("", "set + ")))
     assert len({style(name, arms) for name in arms}) == 8
-    assert "--baselines random \\ --ipc 10" in page.words()
-    assert "--with-real 5 " in page.words()
     shares = replace(result, at_least=0.9, verdicts=verdicts(result.arms, PAIRS, 0.9))
     words = one(tmp_path, shares)[0].words()
     assert "Goal of 90 % of the accuracy of 5 real images per class" in words
@@ -225,7 +220,6 @@ def test_a_goal_below_one_is_told_and_the_goal_of_one_is_not_told_twice(tmp_path
 def test_soft_labels_are_named(tmp_path: Path) -> None:
     page, _ = one(tmp_path, soft(evaluation()))
     assert "at IPC 10 with student convnet and soft labels" in page.words()
-    assert "--soft-labels" in page.words()
 
 
 def test_no_baseline_is_no_verdict(tmp_path: Path) -> None:
@@ -518,9 +512,16 @@ def test_a_set_shows_its_classes_and_how_to_make_it(tmp_path: Path) -> None:
     page, _ = made(tmp_path, write_set(tmp_path / "set0", ("Forest", "River"), ipc=12))
     assert [a["alt"] for a in page.all("img")] == [f"10 generated images of class {c}" for c in ("Forest", "River")]
     assert "24 images of 2 classes, seed 3, made from the bundle site on cpu." in page.words()
-    command = "dpd generate site.dpd \\ --ipc 12 \\ --seed 3 \\ --steps 7 \\ --solver ddim \\ --candidates 2 \\ "
-    command += f"--guidance-scale 2.0 \\ --classes Forest,River \\ --provider cpu \\ --expect {'d' * 64} \\ --out set0"
+    command = f"dpd generate site.dpd \\ --config set0/dataset.json \\ --expect {'d' * 64} \\ --out set0-again"
     assert command in page.words()
+    assert "keeps no options" not in page.words()
+
+
+def test_records_without_options_have_no_command_and_the_page_says_so(tmp_path: Path) -> None:
+    page, _ = made(tmp_path, write_set(tmp_path / "set0", config=None))
+    assert "dpd generate" not in page.words()
+    said = "set0 keeps no options, as dpd 0.2 and earlier versions kept none: no command repeats it."
+    assert said in page.words()
 
 
 @pytest.mark.parametrize(
@@ -536,22 +537,6 @@ def test_a_set_names_the_networks_that_watched(tmp_path: Path, watchers: list[st
     assert f"Its codes were matched in what {words}." in page.words()
 
 
-@pytest.mark.parametrize(
-    "asked", [{}, {"steps": 7}, {"candidates": 3}, {"candidates": 1, "guidance_scale": 2.0}, {"solver": "ddim"}]
-)
-def test_the_command_of_a_set_asks_for_the_sampler_that_made_it(asked: dict[str, Any]) -> None:
-    """From a bundle that decodes its prototypes, and from one that samples."""
-    decoding = BlockGuidance(prototype_scale=1.0, prototype_until=1.0)
-    later = BlockGuidance(from_block=5, guidance_scale=1.25)
-    for own in (Sampler(guidance=(decoding, later)), Sampler(guidance=(replace(later, from_block=0),))):
-        used = resolve_sampler(own, **asked)
-        words = {option[0].lstrip("-").replace("-", "_"): option[1] for option in sampler_options(used, own)}
-        kinds = {"steps": int, "candidates": int, "guidance_scale": float}
-        found = {name: kinds.get(name, str)(value) for name, value in words.items()}
-        assert resolve_sampler(own, **found) == used
-        assert bool(found) == (used != own)
-
-
 def test_a_packed_set_has_no_pictures_and_says_so(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "packed", format="parquet", image_format="webp", soft_labels=True)
     for image in folder.glob("*/*.png"):
@@ -559,7 +544,6 @@ def test_a_packed_set_has_no_pictures_and_says_so(tmp_path: Path) -> None:
     page, _ = made(tmp_path, folder)
     assert page.all("img") == []
     assert "packed as parquet" in page.words()
-    assert "--format parquet \\ --image-format webp \\ --soft-labels \\ --expect" in page.words()
 
 
 def test_a_set_of_tiff_files_has_its_pictures(tmp_path: Path) -> None:
@@ -576,43 +560,40 @@ def test_real_images_stay_out(tmp_path: Path) -> None:
     page, html = made(tmp_path, write_set(tmp_path / "real", **about))
     assert page.all("img") == []
     assert "data:image" not in html
-    assert "dpd select DATA \\ --method k-means \\ --ipc 3 \\ --extractor hf:some/net \\ --out real" in page.words()
+    assert "dpd select DATA \\ --config real/dataset.json \\ --out real-again" in page.words()
 
 
-def test_commands_come_back_as_they_were_given(tmp_path: Path) -> None:
+def test_an_evaluation_is_repeated_from_its_own_file(tmp_path: Path) -> None:
     result = evaluation(baselines=("random", "k-center"), pairs={10: 4, 50: 5})
-    page, _ = one(tmp_path, replace(result, recipe=replace(result.recipe, cutmix=0.1), metrics=(), extractor=None))
-    words = "dpd evaluate set0 set1 \\ --train eurosat/train \\ --test eurosat/test \\ --students convnet \\ "
-    words += "--baselines random,k-center \\ --ipc 10 \\ --recipe quick.toml \\ --pairs 4 \\ --resolution 64 \\ "
-    assert words + "--no-metrics \\ --out result-4-pairs.json" in page.words()
-    assert "--ipc 50 \\ --recipe quick.toml \\ --pairs 5" in page.words()
+    page, _ = one(tmp_path, replace(result, recipe=replace(result.recipe, cutmix=0.1), config={"pairs": 4}))
+    words = "dpd evaluate set0 set1 \\ --config result.json \\ --train eurosat/train \\ --test eurosat/test \\ "
+    assert words + "--out result-again.json" in page.words()
     assert "cutmix = 0.1" in page.words()  # the recipe as a file, since the package ships another
     page, _ = one(tmp_path, result)
-    assert "--recipe quick \\ --pairs" in page.words()
+    assert "dpd evaluate" not in page.words()
+    assert "result keeps no options" in page.words()
     assert "cutmix = " not in page.words()
 
 
-def test_what_could_travel_instead_is_in_the_command_and_in_words(tmp_path: Path) -> None:
+def test_what_could_travel_instead_is_said_in_words(tmp_path: Path) -> None:
     page, _ = one(tmp_path, evaluation(baselines=("random", "labels", "jpegs in 3.1 MB")))
-    assert "--baselines random \\ --ipc 10,50 \\ --recipe quick \\ --labels \\ --jpegs 3.1 \\" in page.words()
     assert "real images that a classifier named" in page.words()
     assert "real images as JPEGs in 3.1 MB" in page.words().replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_commands_are_quoted_for_a_shell(tmp_path: Path) -> None:
-    result = replace(evaluation(), sets=("/data/my set; rm -rf x", "/data/-o"), train="/data/$(id)")
+    result = replace(evaluation(), sets=("/data/my set; rm -rf x", "/data/-o"), train="/data/$(id)", config={})
     page, _ = one(tmp_path, result)
     lines = next(t for t in page.text.split("dpd evaluate ")[1:])
     head = lines.split("--test")[0].replace("\\\n", " ")
     printed = subprocess.run(["/bin/sh", "-c", f"printf '%s\\n' {head}"], capture_output=True, text=True, check=True)
-    assert printed.stdout.splitlines() == ["my set; rm -rf x", "./-o", "--train", "$(id)"]
+    assert printed.stdout.splitlines() == ["my set; rm -rf x", "./-o", "--config", "result.json", "--train", "$(id)"]
 
 
-def test_a_committed_result_names_the_commands_that_made_its_sets(tmp_path: Path) -> None:
-    content = {"evaluation": evaluation().to_dict() | {"sets": ["eurosat64.dpd --ipc 50 --seed 1"]}, "date": "today"}
+def test_an_evaluation_inside_another_file_has_no_command(tmp_path: Path) -> None:
+    content = {"evaluation": evaluation().to_dict() | {"config": {}}, "date": "today"}
     page, _ = made(tmp_path, write_json(tmp_path / "result.json", content))
-    assert "dpd generate eurosat64.dpd --ipc 50 --seed 1 \\ --out set0" in page.words()
-    assert "dpd evaluate set0 \\" in page.words()
+    assert "dpd evaluate" not in page.words()
     assert "date today" in page.words()
 
 
@@ -625,7 +606,7 @@ def test_the_embedded_bundle_is_described_and_needs_no_name(tmp_path: Path) -> N
     folder = write_set(tmp_path / "set0", bundle_hash=load_bundle(bundle).hash)
     page, _ = made(tmp_path, bundle, folder)
     assert "Bundle eurosat64.dpd" in page.words()
-    assert "dpd generate \\ --ipc 3" in page.words()
+    assert "dpd generate \\ --config set0/dataset.json" in page.words()
     assert "HerbaceousVegetation" in page.words()
 
 
@@ -651,8 +632,7 @@ def test_a_run_is_shown_without_its_private_folder(tmp_path: Path) -> None:
     assert "vae psnr 31.5" in page.words()
     assert "timestep denoiser class Gaussian 940 0.541 0.530" in page.words()
     assert "noise levels denoiser 940" not in page.words()
-    line = "dpd train DATA \\ --base ./nano \\ --ipc 3 \\ --steps 4 \\ --seed 1 \\ --tune-vae \\ --out run"
-    assert line in page.words()
+    assert "dpd train DATA \\ --config run/run.json \\ --out run-again" in page.words()
     assert "secret" not in html
     hidden = write_json(run / "private" / "result.json", evaluation().to_dict())
     with pytest.raises(InputError, match="private folder"):

@@ -13,7 +13,6 @@ from PIL import Image
 from dpd_eval.records import described, shown
 from dpd_eval.report import write_report
 from dpd_eval.report_inputs import read_set
-from dpd_eval.report_provenance import generate_command
 from dpd_runtime.bands import SENTINEL2, Band
 from dpd_runtime.errors import DataError
 from tests.banded import CLASSES, bands_of, scenes, write_distilled
@@ -41,13 +40,6 @@ def test_few_bands_are_shown_as_they_can_be(count: int, said: str, tmp_path: Pat
     assert shown(bands).startswith(said)
     assert record.shown.endswith(shown(bands))
     assert all(sheet.picture is not None and sheet.shown == 2 for sheet in record.classes)
-
-
-def test_the_command_of_a_set_of_bands_names_no_image_format(tmp_path: Path) -> None:
-    record = replace(read_set(write_distilled(tmp_path / "set", bands_of(4), 2, 0), "set"), seed=0, ipc=2)
-    command = generate_command(replace(record, image_format="geotiff"), None, None)
-    assert command is not None
-    assert "--image-format" not in command.line
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

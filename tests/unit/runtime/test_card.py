@@ -15,6 +15,8 @@ from dpd_runtime.bundle import Bundle
 from dpd_runtime.classes import check_class_name
 from dpd_runtime.errors import BundleError
 from dpd_runtime.formats import FORMATS
+from dpd_runtime.generation import resolve_sampler, sampler_settings
+from dpd_runtime.sampler import BlockGuidance, Sampler
 from dpd_runtime.set_card import dataset_card
 from tests.drawn import Drawn, need, opened, write
 
@@ -157,3 +159,17 @@ def test_packed_sets_are_described_by_their_format_alone(name: str, tmp_path: Pa
     need(name)
     write(tmp_path, Output(name))
     assert not (tmp_path / "croissant.json").exists()
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"steps": 7}, {"candidates": 3}, {"candidates": 1, "guidance_scale": 2.0}, {"solver": "ddim"}]
+)
+def test_the_command_of_a_set_asks_for_the_sampler_that_made_it(asked: dict[str, Any]) -> None:
+    """From a bundle that decodes its prototypes, and from one that samples."""
+    decoding = BlockGuidance(prototype_scale=1.0, prototype_until=1.0)
+    later = BlockGuidance(from_block=5, guidance_scale=1.25)
+    for own in (Sampler(guidance=(decoding, later)), Sampler(guidance=(replace(later, from_block=0),))):
+        used = resolve_sampler(own, **asked)
+        found = sampler_settings(own, used)
+        assert resolve_sampler(own, **found) == used
+        assert bool(found) == (used != own)
