@@ -2,24 +2,27 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from dpd_runtime.errors import DataError, InputError
-from dpd_runtime.files import check_writable, size_of, write_atomically
+from dpd_runtime.files import check_writable, loads, size_of, write_atomically
 from dpd_runtime.settings import setting
 from dpd_runtime.text import counted, option, shown
 from dpd_train.config import OWN, WATCHERS_HELP  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import By, ImageOptions  # noqa: TID253 -- loads no PyTorch
+from dpd_train.run import Run, open_run  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_distill.plan import DistillPlan, Task
     from dpd_eval.recipe import Recipe
+    from dpd_eval.results import Evaluation
+    from dpd_eval.verdict import Audit
     from dpd_export import ExportOptions
     from dpd_runtime.bundle import Bundle
     from dpd_train.config import TrainConfig
@@ -287,6 +290,10 @@ class Distillation:
         return self.folder / "unaudited.dpd"
 
     @property
+    def audit(self) -> Path:
+        return self.folder / "audit.json"
+
+    @property
     def results(self) -> dict[str, Path]:
         """What its report shows, by what it is."""
         return {
@@ -295,13 +302,6 @@ class Distillation:
             "bundle": self.out,
             "training run": self.training,
         }
-
-    @cached_property
-    def bundle(self) -> "Bundle":
-        """The exported bundle, before its audit."""
-        from dpd_runtime.bundle import load_bundle
-
-        return load_bundle(self.unaudited)
 
     @cached_property
     def inputs(self) -> "Inputs":
@@ -317,7 +317,7 @@ class Distillation:
         self.folder.mkdir(parents=True, exist_ok=True)
         content = asdict(replace(self, opened=None)) | {"folder": None}
         del content["opened"]
-        write_atomically(self.folder / STORED, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        write_atomically(self.folder / STORED, _json(content))
 
 
 @dataclass(frozen=True)
@@ -369,7 +369,7 @@ def read_distillation(folder: Path) -> Distillation:
     from dpd_distill.plan import DistillPlan
 
     try:
-        content = json.loads((folder / STORED).read_text(encoding="utf-8"))
+        content = loads((folder / STORED).read_bytes())
         plan, asked, notes = DistillPlan(**content["plan"]), Asked(**content["asked"]), tuple(content["notes"])
         return Distillation(**content | {"folder": folder, "asked": asked, "notes": notes, "plan": plan})
     except OSError:
@@ -549,7 +549,8 @@ def audit_remarks(held: "Counted") -> list[str]:
     ]
 
 
-# -- The stages of `dpd distill`: each calls a room and leaves a file, so that a killed distillation continues.
+# -- The calls of `dpd distill`: each leaves a file and gives a value, or the value of a file that an interrupted
+# distillation left.
 
 
 Stage = Callable[[str], Update]
@@ -572,85 +573,89 @@ def distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
     from dpd_runtime.files import worked_in
 
     with worked_in(made.folder, "dpd distill"):
-        return _distil(made, stage, tell)
+        finished = made.folder / "result.json"
+        if not finished.exists():
+            write_atomically(finished, _json(_distil(made, stage, tell)))
+        content: dict[str, Any] = loads(finished.read_bytes())
+        return content
 
 
 def _distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
+    """The five calls in order; each gives what is there already, if it is."""
     from dpd_train.tracking import Stopwatch
 
     watch = Stopwatch(made.folder / "seconds.json")
-    works = (_train, _export, _judge, _look if made.asked.quick else _audit)
-    timed = watch.around(stage)
-    finished = made.folder / "result.json"
-    if not finished.exists():
-        for number, work in enumerate(works, start=1):
-            tell(f"stage {number}/{len(works)}     {(work.__doc__ or '').splitlines()[0].rstrip('.')}")
-            part = f"{number}/{len(works)}"
-            work(made, partial(_part, timed, part), tell)
-            watch.end(f"{part} the rest")
-            watch.keep()
-        write_atomically(
-            finished, (json.dumps(_result(made, watch.times()), indent=1, allow_nan=False) + "\n").encode()
-        )
-    content: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-    return content
+
+    @contextmanager
+    def numbered(number: int, title: str) -> Iterator[Stage]:
+        tell(f"stage {number}/4     {title}")
+        timed = watch.around(stage)
+        yield lambda what: timed(f"{number}/4 {what}")
+        watch.end(f"{number}/4 the rest")
+        watch.keep()
+
+    with numbered(1, "Train the networks and match codes") as bars:
+        run = _trained(made, bars)
+    with numbered(2, "Export a bundle and verify it against PyTorch's images") as bars:
+        bundle = _exported(made, run, bars, tell)
+    with numbered(3, "Compare students on the set with students on real images") as bars:
+        evaluation = _judged(made, bundle, bars)
+    if made.asked.quick:
+        with numbered(4, "Write a report of what is not audited"):
+            audit = None
+            if not made.out.exists():
+                made.unaudited.replace(made.out)
+            _report(made)
+    else:
+        with numbered(4, "Audit the bundle against images that it was not made from, and write the report") as bars:
+            audit = _audited(made, run, bundle, bars)
+            _report(made)
+            made.unaudited.unlink(missing_ok=True)
+    return _result(made, run, evaluation, audit, watch.times())
 
 
-def _part(stage: Stage, part: str, title: str) -> Update:
-    return stage(f"{part} {title}")
+def _trained(made: Distillation, stage: Stage) -> Run:
+    if not (made.training / "run.json").exists():
+        import torch
+
+        from dpd_train.compute import use_device
+        from dpd_train.train import train
+
+        torch.set_num_threads(made.threads)
+        train(made.inputs.scenes, made.training, made.config(), resume=True, device=use_device("auto"), progress=stage)
+    return open_run(made.training)
 
 
-def _train(made: Distillation, stage: Stage, tell: Tell) -> None:
-    """Train the networks and match codes."""
-    if (made.training / "run.json").exists():
-        return
-    import torch
-
-    from dpd_train.compute import use_device
-    from dpd_train.train import train
-
-    torch.set_num_threads(made.threads)
-    train(made.inputs.scenes, made.training, made.config(), resume=True, device=use_device("auto"), progress=stage)
-
-
-def _export(made: Distillation, stage: Stage, tell: Tell) -> None:
-    """Export a bundle and verify it against PyTorch's images."""
-    if made.out.exists() or (made.folder / "audit.json").exists():
-        return
+def _exported(made: Distillation, run: Run, stage: Stage, tell: Tell) -> "Bundle":
+    """The bundle before its audit; where it has been audited, or only looked at, the one at --out."""
     from dpd_export import ExportOptions, export_run
+    from dpd_runtime.bundle import load_bundle
     from dpd_runtime.engines import Provider
     from dpd_runtime.golden import check_replay, replay
 
+    if made.out.exists() and not made.unaudited.exists():
+        return load_bundle(made.out, allow_older=True)
     if not made.unaudited.exists():
         options = ExportOptions(name=made.out.name.removesuffix(".dpd"), codes_only=made.codes_only)
-        export_run(made.training, made.unaudited, options, progress=stage("exporting"), tell=tell)
-    if (done := replay(made.bundle, Provider("cpu", "requested", 0))) is not None:
-        check_replay(done, made.bundle.manifest.precision, "cpu")
+        export_run(run, made.unaudited, options, progress=stage("exporting"), tell=tell)
+    bundle = load_bundle(made.unaudited)
+    if not made.audit.exists() and (done := replay(bundle, Provider("cpu", "requested", 0))) is not None:
+        check_replay(done, bundle.manifest.precision, "cpu")
         tell(f"verified      golden images {done.psnr_db:.1f} dB from PyTorch's, {done.limit_db:.0f} dB are needed")
+    return bundle
 
 
-def _look(made: Distillation, stage: Stage, tell: Tell) -> None:
-    """Write a report of what is not audited."""
-    from dpd_eval.report import write_report
-
-    if not made.out.exists():
-        made.unaudited.replace(made.out)
-    write_report(list(made.results.values()), made.folder / "report.html")
-
-
-def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
-    """Compare students on the set with students on real images."""
-    place = made.folder / "evaluation.json"
-    if place.exists():
-        return
+def _judged(made: Distillation, bundle: "Bundle", stage: Stage) -> "Evaluation":
     from dpd_eval import evaluate
     from dpd_eval.options import EvaluateConfig
+    from dpd_eval.results import read_results
     from dpd_runtime import generate, write_set
 
-    images = made.folder / "set"
-    write_set(
-        generate(made.bundle, ipc=made.judged_ipc, seed=made.asked.seed, provider="cpu"), images, stage("generating")
-    )
+    results = made.results
+    if results["evaluation"].exists():
+        return read_results(results["evaluation"])
+    generation = generate(bundle, ipc=made.judged_ipc, seed=made.asked.seed, provider="cpu")
+    write_set(generation, results["set"], stage("generating"))
     config = EvaluateConfig(
         baselines=("random", "full" if made.asked.quick else "herding"),
         metrics=not made.asked.quick,
@@ -661,7 +666,7 @@ def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
     )
     students = stage("training students, %")
     evaluation = evaluate(
-        [images],
+        [results["set"]],
         config,
         train=made.inputs.scenes,
         test="val",
@@ -670,7 +675,8 @@ def _judge(made: Distillation, stage: Stage, tell: Tell) -> None:
         progress=lambda done, total, what: students(round(100 * done / total), 100),
         stage=stage,
     )
-    write_atomically(place, (json.dumps(evaluation.to_dict(), indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(results["evaluation"], _json(evaluation.to_dict()))
+    return evaluation
 
 
 def _recipe(made: Distillation) -> "Recipe":
@@ -682,58 +688,65 @@ def _recipe(made: Distillation) -> "Recipe":
     return replace(recipe, full_steps=0) if made.asked.quick and made.images <= SEEN_OFTEN else recipe
 
 
-def _audit(made: Distillation, stage: Stage, tell: Tell) -> None:
-    """Audit the bundle against images that it was not made from, and write the report."""
+def _audited(made: Distillation, run: Run, bundle: "Bundle", stage: Stage) -> "Audit":
+    """The audit; the bundle with its verdict is at --out then."""
     from dpd_distill.plan import AUDIT_IMAGES
     from dpd_eval.audit import audit
+    from dpd_eval.verdict import read_audit, write_record
+
+    if made.audit.exists():
+        return read_audit(made.audit)
+    result = audit(
+        bundle,
+        train=made.inputs.scenes,
+        holdout=made.inputs.holdout,
+        run=run.path,
+        images=AUDIT_IMAGES,
+        seed=made.asked.seed,
+        device="auto",
+        stage=stage,
+    )
+    write_record(result, bundle, made.out)
+    write_atomically(made.audit, _json(result.to_dict()))
+    return result
+
+
+def _report(made: Distillation) -> None:
     from dpd_eval.report import write_report
-    from dpd_eval.verdict import write_record
 
-    place = made.folder / "audit.json"
-    if not place.exists():
-        result = audit(
-            made.bundle,
-            train=made.inputs.scenes,
-            holdout=made.inputs.holdout,
-            run=made.training,
-            images=AUDIT_IMAGES,
-            seed=made.asked.seed,
-            device="auto",
-            stage=stage,
-        )
-        write_record(result, made.bundle, made.out)
-        write_atomically(place, (json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n").encode())
     write_report(list(made.results.values()), made.folder / "report.html")
-    made.unaudited.unlink(missing_ok=True)
 
 
-def _result(made: Distillation, times: dict[str, Any]) -> dict[str, Any]:
+def _result(
+    made: Distillation, run: Run, evaluation: "Evaluation", audit: "Audit | None", times: dict[str, Any]
+) -> dict[str, Any]:
     """The facts at the end, as `--json` prints them."""
     from dpd_distill.plan import spent_by_stage
     from dpd_runtime.bundle import load_bundle
 
-    def read(name: str) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads((made.folder / f"{name}.json").read_text("utf-8"))
-        return content
-
-    evaluation = read("evaluation")
-    audit = {"verdict": "unaudited", "reasons": []} if made.asked.quick else read("audit")
-    table = json.loads((made.training / "classes.json").read_text("utf-8"))
+    judged, found = evaluation.to_dict(), {} if audit is None else audit.to_dict()
+    verdict = {"verdict": "unaudited", "reasons": []} | {
+        name: found[name] for name in ("verdict", "reasons", "summary") if name in found
+    }
     return {
         "out": str(made.out),
         "bytes": size_of(made.out),
         "bundle_hash": load_bundle(made.out, allow_older=True).hash,
-        "prototypes": table["prototype_kind"],
-        "judged": {name: evaluation[name] for name in ("arms", "differences", "test_images")},
-        **{name: audit[name] for name in ("verdict", "reasons", "summary") if name in audit},
+        "prototypes": run.table["prototype_kind"],
+        "judged": {name: judged[name] for name in ("arms", "differences", "test_images")},
+        **verdict,
         **times,
         "planned_seconds": made.plan.total,
         "planned": {**made.plan.seconds, **made.plan.perhaps},
         "spent": spent_by_stage(made.plan, times["stages"], QUICK if made.asked.quick else COUNTED_FOR),
         "report": str(made.folder / "report.html"),
-        "set": str(made.folder / "set"),
+        "set": str(made.results["set"]),
         "run": str(made.folder),
     }
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
 def failed_audit(result: dict[str, Any]) -> None:

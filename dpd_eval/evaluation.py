@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -51,6 +51,7 @@ from dpd_eval.statistics import (
 )
 from dpd_eval.students import TrainingResult, default_folder, in_float32, student_identity
 from dpd_runtime.annotations import Float32, Int64, Progress
+from dpd_runtime.settings import WITHHELD
 from dpd_runtime.versions import package_versions
 from dpd_train.compute import hardware, use_device
 from dpd_train.foreground.cropping import Stage, describe_segmenter
@@ -159,6 +160,11 @@ class _Study:
     students: dict[str, StudentInfo]
     networks: _Networks
 
+    def options(self) -> dict[str, Any]:
+        """The options that repeat the evaluation; the recipe is not among them where a program gave it."""
+        given = asdict(replace(self.config, ipc=tuple(self.pairs), resolution=self.inputs.side))
+        return given if self.recipe == load_recipe(self.config.recipe) else given | {"recipe": WITHHELD}
+
     def result(
         self,
         train: str,
@@ -208,7 +214,7 @@ class _Study:
             fingerprints=inputs.fingerprints() | models,
             versions=package_versions("torch", "transformers", "numpy", "scikit-learn", "pillow"),
             seconds=time.perf_counter() - started,
-            config=asdict(replace(config, ipc=tuple(self.pairs), resolution=inputs.side)),
+            config=self.options(),
         )
 
 

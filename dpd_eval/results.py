@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import Meta
@@ -9,6 +10,7 @@ from msgspec import Meta
 from dpd_eval.metrics import SetDetail, SetMetrics
 from dpd_eval.pretrained import PROBE
 from dpd_eval.recipe import Recipe
+from dpd_eval.records import convert, parse_json, read_file
 from dpd_eval.selection import find_method, method_names
 from dpd_eval.statistics import Interval, Unit, Verdict, fewest_repeats
 from dpd_runtime.html import html_table
@@ -181,6 +183,15 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain dicts, lists, strings and finite numbers, as `--json` prints them."""
         return asdict(self)
+
+
+def read_results(path: Path) -> Evaluation:
+    """Read what `dpd evaluate --out` wrote.
+
+    Raises:
+        InputError: it cannot be read, or a value is missing or of the wrong type; the message names it.
+    """
+    return convert(parse_json(read_file(path), str(path)), Evaluation, str(path))
 
 
 # -- Names of the arms of an evaluation, and which of them are compared. Loads no PyTorch: the report reads them too.
