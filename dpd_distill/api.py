@@ -20,6 +20,7 @@ from dpd_train.scenes import open_scenes as open_with  # noqa: TID253 -- loads n
 
 if TYPE_CHECKING:
     from dpd_eval.results import Evaluation
+    from dpd_eval.sets import Set
     from dpd_eval.verdict import Audit
 
 Place = str | Path
@@ -151,7 +152,7 @@ def distill(
     if isinstance(holdout := options.get("holdout"), Scenes):
         given["holdout"] = holdout.root
     if isinstance(scenes, Scenes):
-        for name, value in scenes.options.items():
+        for name, value in (scenes.options or {}).items():
             if given.setdefault(name, value) != value:
                 raise InputError(f"{name} {given[name]}: {scenes.root} was opened with {value}; leave it out")
     asked = request_of(Asked, scenes.root if isinstance(scenes, Scenes) else Path(scenes), Path(out), given)
@@ -166,7 +167,7 @@ def distill(
 
 
 def evaluate(
-    sets: Sequence[Scenes | Place] | Scenes | Place,
+    sets: "Sequence[Scenes | Set | Place] | Scenes | Set | Place",
     *,
     train: Scenes | Place,
     test: Scenes | Place | Literal["val"],
@@ -187,16 +188,17 @@ def evaluate(
     require_extras("train", "cpu")
     from dpd_eval import EvaluateConfig
     from dpd_eval import evaluate as evaluate_sets
+    from dpd_eval.sets import Set
 
-    several = [sets] if isinstance(sets, str | Path | Scenes) else sets
-    opened = [one if isinstance(one, Scenes) else Path(one) for one in several]
+    several = [sets] if isinstance(sets, str | Path | Scenes | Set) else sets
+    opened = [Path(one) if isinstance(one, str) else one for one in several]
     tested: Any = test if test == "val" or isinstance(test, Scenes) else Path(test)
     config = EvaluateConfig(**options)
     return evaluate_sets(opened, config, train=_place(train), test=tested, device=device, stage=stage)
 
 
 def audit(
-    audited: Bundle | Run | Scenes | Place,
+    audited: "Bundle | Run | Scenes | Set | Place",
     *,
     train: Scenes | Place,
     holdout: Scenes | Place | None = None,
@@ -223,7 +225,7 @@ def audit(
     require_extras("train", "cpu", "eval")
     from dpd_eval.audit import audit as audit_it
 
-    subject = Path(audited) if isinstance(audited, str | Path) else audited
+    subject = Path(audited) if isinstance(audited, str) else audited
     own = {name: options.pop(name) for name in ImageOptions().image_options if name in options}
     if isinstance(train, Scenes) and own:
         raise InputError(f"{min(own)}: {train.root} was opened, and says it itself; leave it out")
@@ -243,7 +245,7 @@ def audit(
 
 
 def fit(
-    distilled: Scenes | Place,
+    distilled: "Scenes | Set | Place",
     out: Place,
     *,
     own: Scenes | Place | None = None,
@@ -269,7 +271,8 @@ def fit(
     check_place(Path(out), overwrite)
     config = FitConfig(**options)
     own_images = None if own is None else _place(own)
-    fit_classifier(_place(distilled), Path(out), config, own=own_images, device=device, overwrite=overwrite)
+    made = Path(distilled) if isinstance(distilled, str) else distilled
+    fit_classifier(made, Path(out), config, own=own_images, device=device, overwrite=overwrite)
     return open_classifier(Path(out))
 
 

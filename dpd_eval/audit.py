@@ -44,7 +44,6 @@ from dpd_eval.nearness import (
     yardstick_through_vae,
 )
 from dpd_eval.records import kept
-from dpd_eval.sets import open_set
 from dpd_eval.subject import (
     AuditData,
     AuditSubject,
@@ -158,7 +157,7 @@ def audit(
         DiskError: the cache cannot be written.
     """
     started = time.monotonic()
-    audited = open_audited(path) if isinstance(path, Path) else open_set(path) if isinstance(path, Scenes) else path
+    audited = open_audited(path)
     check_asked(audited, run=run, images=images, seed=seed)
     check_unopened(train, held_out, reading)
     train = opened(train, held_out, reading)
@@ -218,16 +217,25 @@ def audit(
         further_extractor=networks[1].description if len(networks) > 1 else None,
         versions=package_versions("dpd-distill", "torch", "numpy", "onnxruntime"),
         seconds=round(time.monotonic() - started, 1),
-        config=_config(subject, images, seed, extractor, train),
+        config=_config(work, images, seed, extractor, train, holdout is not None, run is not None),
         private=private,
     )
 
 
-def _config(subject: Subject, images: int, seed: int, extractor: str | None, train: Scenes) -> dict[str, Any]:
-    """The options that repeat the audit. Patterns of file names and folders stay here."""
-    generated = {} if subject.model is None else {"images": images, "seed": seed}
-    read = train.options | ({"groups": WITHHELD} if "groups" in train.options else {})
-    return generated | read | ({} if extractor is None else {"extractor": kept(extractor)})
+def _config(
+    work: _Work, images: int, seed: int, extractor: str | None, train: Scenes, holdout: bool, run: bool
+) -> dict[str, Any] | None:
+    """The options that repeat the audit; patterns of file names and places stay here. None if no options say how the
+    images were read.
+    """
+    if train.options is None:
+        return None
+    asked = dict[str, Any]() if work.subject.model is None else {"images": images, "seed": seed}
+    asked |= train.options | ({} if extractor is None else {"extractor": kept(extractor)})
+    secret = {"groups": "groups" in train.options and not (train.card and "groups" in train.card.values)}
+    asked.pop("groups", None)  # the card says them again, or else the user does
+    secret |= {"holdout": holdout, "run": run}
+    return asked | {name: WITHHELD for name, given in secret.items() if given}
 
 
 def _folders(cache: Path | None) -> tuple[Path, ...]:

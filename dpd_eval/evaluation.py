@@ -102,7 +102,7 @@ def evaluate(
     check_asked(sets, config)
     compared = open_compared(sets, train, test, config)
     config = compared.train.settle(config)
-    study = _open_study(compared, config, recipe or load_recipe(config.recipe), build, stage)
+    study = _open_study(compared, config, recipe, build, stage)
     real, networks = study.inputs.real, study.networks
     seen = _seen(study, compared.train, cache, stage)
     others, said = alternatives(
@@ -150,7 +150,7 @@ class _Networks:
 
 @dataclass(frozen=True)
 class _Study:
-    """An evaluation before its trainings. pairs: IPC → number of pairs."""
+    """An evaluation before its trainings. pairs: IPC → number of pairs. named: whether the config names the recipe."""
 
     config: EvaluateConfig
     recipe: Recipe
@@ -159,11 +159,13 @@ class _Study:
     repeats: Repeats
     students: dict[str, StudentInfo]
     networks: _Networks
+    named: bool
 
     def options(self) -> dict[str, Any]:
-        """The options that repeat the evaluation; the recipe is not among them where a program gave it."""
+        """The options that repeat the evaluation, but for the number of processes, on which nothing depends."""
         given = asdict(replace(self.config, ipc=tuple(self.pairs), resolution=self.inputs.side))
-        return given if self.recipe == load_recipe(self.config.recipe) else given | {"recipe": WITHHELD}
+        del given["jobs"]
+        return given | ({} if self.named else {"recipe": WITHHELD})
 
     def result(
         self,
@@ -218,10 +220,11 @@ class _Study:
         )
 
 
-def _open_study(compared: Compared, config: EvaluateConfig, recipe: Recipe, build: Build, stage: Stage) -> _Study:
+def _open_study(compared: Compared, config: EvaluateConfig, given: Recipe | None, build: Build, stage: Stage) -> _Study:
     """Check the options, read the images and build the networks that label or embed them."""
     check_evaluation(compared, config)
-    wanted = extractor_name(config)
+    wanted, named = extractor_name(config), load_recipe(config.recipe)
+    recipe = given or named
     inputs = read_inputs(compared, config.resolution)
     check_sight(inputs, config)
     pairs = count_pairs(inputs, config)
@@ -230,9 +233,8 @@ def _open_study(compared: Compared, config: EvaluateConfig, recipe: Recipe, buil
         for name in config.students
     }
     networks = _build_networks(inputs.real, wanted, build, stage)
-    return _Study(
-        config, recipe, inputs, pairs, Repeats(tuple(one.matching for one in compared.sets)), students, networks
-    )
+    repeats = Repeats(tuple(one.matching for one in compared.sets))
+    return _Study(config, recipe, inputs, pairs, repeats, students, networks, recipe == named)
 
 
 def _build_networks(real: SceneSet, name: str | None, build: Build, stage: Stage) -> _Networks:

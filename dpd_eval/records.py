@@ -1,16 +1,13 @@
 """Read the JSON that dpd wrote, and compare the bands of what is judged with those of real images."""
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from dpd_runtime.bands import Band, shown_bands
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import MAX_JSON_BYTES, loads, open_regular
+from dpd_runtime.files import MAX_JSON_BYTES, expanded, loads, open_regular
 from dpd_runtime.settings import WITHHELD
 from dpd_runtime.text import counted
 
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
 MAX_BYTES = 64 * 2**20
 MOST_CELLS = 500_000
 """Of a table, which takes 20 µs for each: a short record can name many rows and, apart from them, many columns."""
-T = TypeVar("T")
 
 
 def read_file(path: Path) -> bytes:
@@ -70,26 +66,20 @@ def check_cells(cells: int, where: str) -> None:
         raise InputError(f"{where}: would fill {cells} cells of tables, more than {MOST_CELLS}; give a smaller record")
 
 
-def convert(content: Any, kind: type[T], where: str) -> T:
-    """Make a dataclass of a JSON object; fields that it does not know are left out.
+def kept(value: str) -> str:
+    """An option's value that names a model, for a record that may leave: WITHHELD where it names a folder."""
+    if value.isalpha():  # such as own
+        return value
+    ends = {value, *value.split(","), *(value[place + 1 :] for place, letter in enumerate(value) if letter in ":,")}
+    return WITHHELD if any(_is_place(end) for end in ends if end) else value
 
-    Raises:
-        InputError: a field is missing, of the wrong type or out of range; the message names it.
-    """
+
+def _is_place(text: str) -> bool:
+    path = expanded(text)
     try:
-        return msgspec.convert(content, kind)
-    except (msgspec.ValidationError, RecursionError) as error:
-        said, _, place = str(error).replace("`", "").partition(" - at ")
-        said = f"{place.removeprefix('$').removeprefix('.')}: {said}" if place else said
-        raise InputError(f"{where}: {said}; the file was changed or written by another version") from None
-
-
-def kept(value: str | None) -> str | None:
-    """What a record that may leave keeps of an option: WITHHELD where it names a folder of this machine."""
-    if value is None:
-        return None
-    places = re.split(",|^[a-z]+:", value)
-    return WITHHELD if any(place and Path(place).exists() for place in places) else value
+        return path.is_absolute() or path.is_dir()
+    except (OSError, ValueError):  # too long for a name
+        return True
 
 
 # -- The bands of a set or a bundle beside those of the real images that it is judged with.

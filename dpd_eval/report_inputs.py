@@ -4,14 +4,14 @@ import base64
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from PIL import Image
 
-from dpd_eval.records import check_cells, convert, described, parse_json, read_file, shown
+from dpd_eval.records import check_cells, described, parse_json, read_file, shown
 from dpd_eval.report_records import (
     NamedAudit,
     NamedEvaluation,
@@ -44,6 +44,8 @@ from dpd_runtime.text import counted
 from dpd_runtime.trust import PublicKey
 from dpd_train.config import TrainConfig
 from dpd_train.rasters import Rendering, reader, require_rasterio
+from dpd_train.records import RunRecord as RunFile
+from dpd_train.records import convert
 
 # -- Images in the page: contact sheets of each class as data URIs.
 
@@ -241,14 +243,14 @@ class BundleRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run. config: as resolved by `dpd train`, with paths reduced to names. samples: what `caption` says.
+    """A run. repeatable: whether run.json has options that repeat it. samples: what `caption` says.
 
     images, prototypes: counts per class. noise_levels: error of ẑ0 of each predictor, by timestep.
     size: as of a bundle.
     """
 
     name: str
-    config: Mapping[str, Any]
+    repeatable: bool
     data: Mapping[str, Any]
     size: str
     images: Mapping[str, float]
@@ -316,18 +318,6 @@ SAMPLED = "Images sampled by the fine-tuned model, before selection"
 DECODED = "Decoded codes in false colour, some of each class"  # bands that no denoiser knows
 
 
-@dataclass(frozen=True)
-class _RunFile:
-    """What the page shows of run.json."""
-
-    config: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
-    prototypes: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    seconds: float | None = None
-
-
 def read_run(folder: Path, name: str) -> RunRecord:
     """Read run.json, samples/final.png and audit.json; nothing in private/ is opened.
 
@@ -336,29 +326,27 @@ def read_run(folder: Path, name: str) -> RunRecord:
     """
     where = str(folder / "run.json")
     content = parse_json(read_file(folder / "run.json"), where)
-    run = convert(hide_all_paths(content), _RunFile, where)
-    levels, rendering = run.metrics.pop("noise_levels", {}), run.data.get("rendering")
+    run = convert(hide_all_paths(content), RunFile, where)
+    config, data, metrics = run.get("config", {}), run.get("data", {}), {**run.get("metrics", {})}
+    levels, rendering = metrics.pop("noise_levels", {}), data.get("rendering")
     noise_levels = convert(levels, dict[str, dict[str, float]], f"{where}: metrics.noise_levels")
     check_cells(len(noise_levels) * len({step for errors in noise_levels.values() for step in errors}), where)
     known = {option.name for option in fields(TrainConfig)}
-    convert({name: value for name, value in run.config.items() if name in known}, TrainConfig, f"{where}: config")
+    convert({name: value for name, value in config.items() if name in known}, TrainConfig, f"{where}: config")
     sample = folder / "samples" / "final.png"
     pixels = read_pixels(sample, MOST_PIXELS) if sample.is_file() else None
     audit = folder / "audit.json"
-    base = content.get("config", {}).get("base")
-    if run.config.get("base") != base:  # a base that was a path stays one: `nano` alone means the shipped base
-        run.config["base"] = f"./{run.config['base']}"
     return RunRecord(
         name=name,
-        config=run.config,
-        data={key: value for key, value in _flat(run.data).items() if not key.startswith(("classes ", f"{SIDES} "))},
-        size="" if "crop" in content else "; ".join(_told(run.data.get(SIDES), run.config.get("resolution"))),
-        images=convert(run.data.get("classes", {}), dict[str, float], f"{where}: data.classes"),
-        prototypes=run.prototypes,
-        metrics={key: float(value) for key, value in _flat(run.metrics).items() if _is_number(value)},
+        repeatable=bool(config) and "federated" not in run,
+        data={key: value for key, value in _flat(data).items() if not key.startswith(("classes ", f"{SIDES} "))},
+        size="" if "crop" in content else "; ".join(_told(data.get(SIDES), config.get("resolution"))),
+        images=convert(data.get("classes", {}), dict[str, float], f"{where}: data.classes"),
+        prototypes=run.get("prototypes", {}),
+        metrics={key: float(value) for key, value in _flat(metrics).items() if _is_number(value)},
         noise_levels=noise_levels,
-        versions=run.versions,
-        seconds=run.seconds,
+        versions=run.get("versions", {}),
+        seconds=run.get("seconds"),
         samples=None if pixels is None else embed(Image.fromarray(pixels)),
         caption=DECODED if isinstance(rendering, dict) and rendering.get("carried") else SAMPLED,
         audit_record=read_audit(parse_json(read_file(audit), str(audit)), name, str(audit))
@@ -515,7 +503,7 @@ def _read_json(path: Path, name: str, trusted: Keys) -> tuple[InputFile, list[Re
 def _evaluations(content: dict[str, Any], stem: str, where: str) -> list[NamedEvaluation]:
     """Read the object itself, or the evaluations inside a committed result with its other values as context."""
     if looks_like_evaluation(content):
-        return [read_evaluation(content, stem, where)]
+        return [read_evaluation(content, stem, where, alone=True)]
     inside = [key for key, value in content.items() if looks_like_evaluation(value)]
     context = tuple(_flat_context({key: value for key, value in content.items() if key not in inside}))
     names = [stem if key == "evaluation" else f"{stem}: {hide_paths(key)}" for key in inside]

@@ -1,10 +1,11 @@
 """Origin of the results: inputs with hashes, settings, versions, and the commands that reproduce them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dpd_eval import report_tables as tables
+from dpd_eval.options import EvaluateConfig
 from dpd_eval.recipe import Recipe, load_recipe, shipped_recipes
 from dpd_eval.report_inputs import BundleRecord, Inputs, NamedSet, embedded_hash
 from dpd_eval.report_records import NamedEvaluation
@@ -13,6 +14,7 @@ from dpd_eval.results import (
     Evaluation,
 )
 from dpd_runtime.set_state import DATASET_NAME
+from dpd_runtime.settings import WITHHELD
 from dpd_runtime.text import Option, option, shown
 
 # -- Command lines that reproduce the results, quoted for a shell. Paths are reduced to names.
@@ -25,14 +27,22 @@ class Command:
 
 
 def repeating(
-    what: str, name: str, words: Sequence[str], record: str, options: Sequence[Option] = (), ending: str = ""
+    what: str,
+    name: str,
+    words: Sequence[str],
+    record: str,
+    config: Mapping[str, Any],
+    options: Sequence[Option] = (),
+    ending: str = "",
 ) -> Command:
-    """The command that repeats what a record tells, ready to paste.
+    """The command that repeats what a record describes, ready to paste but for values that it has not kept.
 
     Args:
-        record: the file that keeps the options. ending: of the file that the command writes; none for a folder.
+        record: the file that keeps the options. config: these options.
+        ending: of the file that the command writes; none for a folder.
     """
-    given = [("--config", folder(record)), *options, ("--out", folder(f"{name}-again{ending}"))]
+    asked = [(option(key), "VALUE") for key, value in config.items() if value == WITHHELD and key != "recipe"]
+    given = [("--config", folder(record)), *options, *asked, ("--out", folder(f"{name}-again{ending}"))]
     return Command(f"{what}: {name}", shown(["dpd", *words], given, between=" \\\n    "))
 
 
@@ -47,20 +57,22 @@ def set_command(made: NamedSet, bundle: BundleRecord | None, embedded: str | Non
         return None
     record = f"{made.name}/{DATASET_NAME}"
     if made.real_images:
-        return repeating("Select", made.name, ["select", "DATA"], record)
+        return repeating("Select", made.name, ["select", "DATA"], record, made.config)
     named = bundle.name if bundle else f"{made.bundle_name}.dpd" if made.bundle_name else "BUNDLE"
     words = ["generate", *([] if embedded == made.bundle_hash else [folder(named)])]
-    return repeating("Generate", made.name, words, record, [("--expect", made.set_hash)])
+    return repeating("Generate", made.name, words, record, made.config, [("--expect", made.set_hash)])
 
 
 def evaluate_command(evaluation: NamedEvaluation) -> Command | None:
     """The `dpd evaluate` of a file that holds one evaluation; None where it keeps no options."""
-    if evaluation.config is None or evaluation.context:
+    if evaluation.config is None or not evaluation.alone:
         return None
     test = "val" if evaluation.test_part == "val" else evaluation.test or "DATA"
     options = [("--train", evaluation.train or "DATA"), ("--test", test)]
-    record = f"{evaluation.name}.json"
-    return repeating("Evaluate", evaluation.name, ["evaluate", *map(folder, evaluation.sets)], record, options, ".json")
+    if not shipped_recipe(evaluation):
+        options.append(("--recipe", f"{evaluation.recipe.name}.toml"))
+    words, record = ["evaluate", *map(folder, evaluation.sets)], f"{evaluation.name}.json"
+    return repeating("Evaluate", evaluation.name, words, record, evaluation.config, options, ".json")
 
 
 # -- Origin of the results: inputs with hashes, settings, versions, and the commands that reproduce them.
@@ -74,10 +86,15 @@ def provenance(inputs: Inputs) -> dict[str, Any]:
         "versions": _versions(inputs),
         "commands": _commands(inputs),
         "without_options": [
+            *(run.name for run in inputs.runs if not run.repeatable),
             *(made.name for made in inputs.sets if made.config is None),
-            *(evaluation.name for evaluation in inputs.evaluations if evaluation.config is None),
+            *(evaluation.name for evaluation in inputs.evaluations if evaluate_command(evaluation) is None),
         ],
     }
+
+
+MODELS = ("students", "recipe", "extractor", "segmenter")
+"""Options that may name folders; the page names what they mean elsewhere."""
 
 
 def _settings(evaluation: NamedEvaluation) -> dict[str, Any]:
@@ -99,7 +116,9 @@ def _settings(evaluation: NamedEvaluation) -> dict[str, Any]:
     ]
     kept = [(name, value) for name, value in rows if value not in (None, "", (), [])]
     recipe, config = evaluation.recipe, evaluation.config or {}
-    options = [(option(name), value) for name, value in config.items() if value not in (None, "", [], False)]
+    usual = {name: value for name, value in asdict(EvaluateConfig()).items() if name not in MODELS}
+    given = [(name, tuple(value) if isinstance(value, list) else value) for name, value in config.items()]
+    options = [(option(name), value) for name, value in given if name in usual and value != usual[name]]
     return {
         "name": evaluation.name,
         "settings": tables.pairs_table("Comparison", kept),
@@ -129,7 +148,11 @@ def _commands(inputs: Inputs) -> list[Command]:
     embedded = embedded_hash() if inputs.sets else None
     bundles = {bundle.hash: bundle for bundle in inputs.bundles}
     made = [
-        *(repeating("Train", run.name, ["train", "DATA"], f"{run.name}/run.json") for run in inputs.runs if run.config),
+        *(
+            repeating("Train", run.name, ["train", "DATA"], f"{run.name}/run.json", {})
+            for run in inputs.runs
+            if run.repeatable
+        ),
         *(set_command(one, bundles.get(one.bundle_hash or ""), embedded) for one in inputs.sets),
         *map(evaluate_command, inputs.evaluations),
     ]

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dpd_eval.records import check_cells, convert
+from dpd_eval.records import check_cells
 from dpd_eval.results import Evaluation, is_joint, is_own, jpeg_megabytes, own_part
 from dpd_eval.verdict import Audit
 from dpd_runtime.bench import BenchResult
 from dpd_runtime.text import counted, plural
+from dpd_train.records import convert
 
 # -- Shorten paths to folder names, so that the page does not reveal where they are on this machine.
 
@@ -172,9 +173,10 @@ def plain(value: object) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class NamedEvaluation(Evaluation):
-    """context: what a committed result records beside the evaluation."""
+    """context: what a committed result records beside the evaluation. alone: whether a file holds nothing else."""
 
     name: str
+    alone: bool = False
     context: tuple[tuple[str, str], ...] = ()
 
 
@@ -183,7 +185,7 @@ def looks_like_evaluation(content: object) -> bool:
 
 
 def read_evaluation(
-    content: Mapping[str, Any], name: str, where: str, context: tuple[tuple[str, str], ...] = ()
+    content: Mapping[str, Any], name: str, where: str, context: tuple[tuple[str, str], ...] = (), *, alone: bool = False
 ) -> NamedEvaluation:
     """Read what `dpd evaluate --out` wrote.
 
@@ -196,7 +198,7 @@ def read_evaluation(
     known = dict(zip((*evaluation.sets, evaluation.train, evaluation.test), (*sets, "", ""), strict=True))
     known = {path: short or short_name(path) for path, short in known.items() if path}
     shown = hide_all_paths({**content, "notes": [_replace(note, known) for note in evaluation.notes]})
-    shown |= {"sets": sets, "train": known.get(evaluation.train, ""), "name": name, "context": context}
+    shown |= {"sets": sets, "train": known.get(evaluation.train, ""), "name": name, "context": context, "alone": alone}
     shown["test"] = evaluation.test if evaluation.test in PARTS else known.get(evaluation.test, "")
     return convert(shown, NamedEvaluation, where)
 

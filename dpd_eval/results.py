@@ -10,11 +10,12 @@ from msgspec import Meta
 from dpd_eval.metrics import SetDetail, SetMetrics
 from dpd_eval.pretrained import PROBE
 from dpd_eval.recipe import Recipe
-from dpd_eval.records import convert, parse_json, read_file
+from dpd_eval.records import parse_json, read_file
 from dpd_eval.selection import find_method, method_names
 from dpd_eval.statistics import Interval, Unit, Verdict, fewest_repeats
 from dpd_runtime.html import html_table
 from dpd_runtime.text import counted
+from dpd_train.records import convert
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]

@@ -398,9 +398,10 @@ def select_set(
     about |= _describe(seen, rows)
     if overwrite:
         remove_set(out)
-    config = {"method": method, "ipc": ipc, "seed": about["seed"], "extractor": kept(extractor)}
-    config |= {"segmenter": kept(segmenter), "resolution": resolution, **data.options}
-    config = {name: value for name, value in config.items() if value is not None}
+    models = {"extractor": extractor, "segmenter": segmenter}
+    config = {"method": method, "ipc": ipc, "seed": about["seed"], "resolution": resolution}
+    config |= {name: None if value is None else kept(value) for name, value in models.items()} | (data.options or {})
+    config = {} if data.options is None else {name: value for name, value in config.items() if value is not None}
     digest = write_folder(seen.scenes, rows, out, about, progress("writing"), config)
     if seen.picture is not None:
         write_atomically(out / DECISIONS_NAME, PNG.encode(seen.picture(rows)))

@@ -8,7 +8,6 @@ from typing import Any
 
 from safetensors.numpy import save
 
-from dpd_eval.records import convert
 from dpd_runtime.bands import Band
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import loads, read_object
@@ -16,6 +15,7 @@ from dpd_runtime.set_record import SetRecord
 from dpd_runtime.set_state import DATASET_NAME, METADATA_NAME
 from dpd_train.config import HUB
 from dpd_train.reading import PLAIN
+from dpd_train.records import convert
 from dpd_train.scene_set import SceneSet
 from dpd_train.scenes import Scenes, opened
 
@@ -40,7 +40,7 @@ class Set:
 
     @property
     def bands(self) -> tuple[Band, ...] | None:
-        """None for RGB are empty; None for a folder without a record, whose files decide."""
+        """Empty for RGB; None for a folder without a record, whose files decide."""
         return None if self.record is None else self.record.bands
 
     @property
@@ -53,7 +53,7 @@ class Set:
 
     @property
     def suits_backbones(self) -> bool:
-        """Whether a published network watched its codes; also for sets of other kinds, and for other folders."""
+        """Whether a published network watched its codes; true also for sets of other kinds, and for other folders."""
         watchers = None if self.record is None else self.record.watchers
         return watchers is None or any(name.startswith(HUB) for name in watchers)
 

@@ -34,14 +34,17 @@ AuditSubject = Bundle | Run | Set
 """A bundle, a run or a set, opened."""
 
 
-def open_audited(path: Path) -> AuditSubject:
-    """Open what is audited. Any folder that is neither a bundle nor a run is a set, whoever made its images.
+def open_audited(path: Path | Scenes | AuditSubject) -> AuditSubject:
+    """Open what is audited, where it is not open yet. Any folder that is neither a bundle nor a run is a set, whoever
+    made its images.
 
     Raises:
         InputError: nothing at all, or no finished run.
         BundleError: a file that is no bundle, or a damaged one.
         DataError: a folder without labelled images.
     """
+    if not isinstance(path, Path):
+        return open_set(path) if isinstance(path, Scenes) else path
     if (path / DATASET_NAME).is_file():
         return open_set(path)
     if (path / "run.json").is_file():

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dpd_eval.records import convert, parse_json, read_file
+from dpd_eval.records import parse_json, read_file
 from dpd_eval.sets import Set
 from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.errors import AuditError, InputError
@@ -17,7 +17,9 @@ from dpd_runtime.html import html_table
 from dpd_runtime.manifest import AUDIT_NAME
 from dpd_runtime.sealing import write_audited
 from dpd_runtime.text import counted
+from dpd_train.records import convert
 from dpd_train.run import Run, open_run
+from dpd_train.scenes import Scenes
 
 Verdict = Literal["PASS", "WARN", "FAIL", "NOT RUN"]
 Ends = tuple[float, float]
@@ -260,7 +262,7 @@ def read_audit(path: Path) -> Audit:
     return convert(parse_json(read_file(path), str(path)), Audit, str(path))
 
 
-def write_record(result: Audit, audited: Bundle | Run | Set | Path, out: Path | None) -> dict[str, str]:
+def write_record(result: Audit, audited: Bundle | Run | Set | Scenes | Path, out: Path | None) -> dict[str, str]:
     """Write audit.json into a run, or write a copy of a bundle that includes it to `out`.
 
     Args:

@@ -143,7 +143,7 @@ def _features(generation: Generation, output: Output) -> list[Feature]:
 
 
 def config_of(generation: Generation, output: Output) -> dict[str, Any] | None:
-    """The options of `dpd generate` that make the set again from its bundle; None for a sampler that none lead to."""
+    """The options of `dpd generate` that make the set again; None for a sampler that no option gives."""
     bundle, provider = generation.bundle, generation.provider
     some, usual = len(generation.classes) < len(bundle.classes), bundle.manifest.sampler
     sampling = sampler_settings(usual, generation.sampler)

@@ -35,6 +35,7 @@ from dpd_train.foreground.cropping import Cropped, Stage, cropped, side_to_cut
 from dpd_train.networks import ResNet, load_classifier
 from dpd_train.prototypes import ClassPrototypes
 from dpd_train.reading import LEAST
+from dpd_train.records import RunRecord
 from dpd_train.run import PARTS, Run, check_classes, fate_of_scenes, recorded, stored_watchers, working_side
 from dpd_train.scene_set import Finding, Findings, SceneSet, fingerprint, look_over
 from dpd_train.scenes import Scenes
@@ -323,12 +324,12 @@ def _write_prototypes(out: Path, trained: Trained) -> None:
     write_atomically(out / "prototypes.safetensors", save(tensors, marked))
 
 
-def write_record(out: Path, record: dict[str, Any]) -> None:
+def write_record(out: Path, record: RunRecord) -> None:
     """Write run.json, which marks the run as finished."""
     write_atomically(out / "run.json", (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
 
 
-def run_record(run: Training, trained: Trained) -> dict[str, Any]:
+def run_record(run: Training, trained: Trained) -> RunRecord:
     """The content of run.json except the times."""
     tuned, data, made = trained.tuned, run.data, trained.prototypes
     config, train = tuned.config, data.train
@@ -362,7 +363,7 @@ def run_record(run: Training, trained: Trained) -> dict[str, Any]:
     }
 
 
-def _scenes(data: RunData) -> dict[str, Any]:
+def _scenes(data: RunData) -> RunRecord:
     """{"scenes": class → distinct scenes of the training images} where they are fewer than the images; else nothing."""
     scenes = {name: len(rows) for name, rows in zip(data.train.classes, rows_by_class(data.train), strict=True)}
     return {"scenes": scenes} if sum(scenes.values()) < int(str(data.fingerprint["images"])) else {}

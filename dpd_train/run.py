@@ -27,6 +27,7 @@ from dpd_train.config import FAMILY, HUB, OWN, WATCHER_STEPS, TrainConfig, extra
 from dpd_train.encoder import check_encoder, encoder_name
 from dpd_train.foreground.cropping import check_segmenter
 from dpd_train.rasters import require_rasterio
+from dpd_train.records import RunRecord, convert
 from dpd_train.scene_set import Part
 from dpd_train.scenes import Scenes, opened
 
@@ -356,7 +357,7 @@ class Run:
     """
 
     path: Path
-    record: dict[str, Any]
+    record: RunRecord
     table: dict[str, Any]
 
     @property
@@ -390,14 +391,12 @@ def open_run(path: Path) -> Run:
         unfinished = (path / "checkpoints").is_dir()
         hint = f"finish it: {resume_command(path)}" if unfinished else "give a folder that dpd train left"
         raise InputError(f"{path}: no run.json in it; {hint}")
-    record, table = (_object(path / name) for name in ("run.json", "classes.json"))
+    run, classes = path / "run.json", path / "classes.json"
+    content, table = (read_object(place, f"{place}:", "give a folder that dpd train left") for place in (run, classes))
+    record = convert(content, RunRecord, str(run))
     if "federated" in record and not (path / "classifier").is_dir():
         raise InputError(
             f"{path}: a federated server's run without images has no classifiers; on a machine with images, make a "
             f"complete run with dpd train DATA --base {path / 'pipeline'} --steps 0 --out RUN"
         )
     return Run(path, record, table)
-
-
-def _object(path: Path) -> dict[str, Any]:
-    return read_object(path, f"{path}:", "give a folder that dpd train left")

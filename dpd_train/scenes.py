@@ -105,9 +105,13 @@ class Scenes:
         return html_table(str(self.root), ("class", *parts), rows, said)
 
     @property
-    def options(self) -> dict[str, object]:
-        """The options of the command line that say how the scenes are read and divided, where they are not default."""
-        return self.held_out.given_image_options if isinstance(self.held_out, ImageOptions) else {}
+    def options(self) -> dict[str, object] | None:
+        """The options of the command line that say how the scenes are read and divided, where they are not default;
+        None for scenes that a program opened in another way.
+        """
+        if isinstance(self.held_out, ImageOptions):
+            return self.held_out.given_image_options
+        return None if self.held_out.given or self.reading != PLAIN else {}
 
     @property
     def carries(self) -> bool:

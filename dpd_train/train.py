@@ -37,6 +37,7 @@ from dpd_train.distributed import ALONE, Team, Word
 from dpd_train.federated.settings import Federated
 from dpd_train.federated.stage import tuned_together
 from dpd_train.published import check_published
+from dpd_train.records import RunRecord
 from dpd_train.run import check_inputs, match_config
 from dpd_train.scene_set import write_quarantine
 from dpd_train.scenes import Scenes
@@ -70,7 +71,7 @@ def silent(stage: str) -> Progress:
     return lambda step, steps: None
 
 
-def _train(run: Training, base: Base, federated: Federated | None, announce: Announce) -> dict[str, Any]:
+def _train(run: Training, base: Base, federated: Federated | None, announce: Announce) -> RunRecord:
     """Run all stages, each from where an earlier session left it, and write what they made.
 
     Args:
@@ -241,10 +242,11 @@ def train(
                 track=track,
             )
             try:
-                record = _train(run, base, federated, announce) | watch.times()
+                record = _train(run, base, federated, announce)
+                record["seconds"], record["stages"] = watch.seconds, watch.times()["stages"]
             except TimeUp as stop:
                 return watch.unfinished(stop)
         write_record(out, record)
         if not keep_checkpoints:
             shutil.rmtree(out / "checkpoints")
-        return record
+        return {**record}

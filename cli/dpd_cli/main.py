@@ -22,7 +22,8 @@ from dpd_cli.commands.bundles import (
 from dpd_cli.commands.doctor import bench_command, doctor_command
 from dpd_cli.commands.generate import generate_command
 from dpd_cli.commands.predict import predict_command
-from dpd_cli.options import DEBUG, OPTION, Verb, Verbs, read_config, take_config
+from dpd_cli.config import read_config, take_config
+from dpd_cli.options import DEBUG, OPTION, Verb, Verbs
 from dpd_cli.terminal import INTERRUPTED
 from dpd_runtime.calls import stop_calls
 from dpd_runtime.errors import DpdError, InputError
@@ -36,7 +37,8 @@ app = typer.Typer(
     cls=Verbs,
     help="Distil labelled scenes into a bundle, and generate a training set from it without PyTorch and without the "
     "scenes.",
-    epilog="Every command takes --config FILE.toml, with its options as keys. The command line wins.",
+    epilog="Every command takes --config FILE: TOML with its options as keys, or a record that dpd wrote. The command "
+    "line wins.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -7,7 +7,7 @@ import os
 import re
 import textwrap
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import Field, fields
 from pathlib import Path
@@ -338,152 +338,11 @@ def key_of(path: Path, key_file: Path | None, passphrase_file: Path | None) -> "
     return None
 
 
-# -- `--config FILE` of every command: options as keys of a TOML file, or of a record. The command line wins.
+# -- `--help`: plain text under headings.
 
 
 OPTION = "--config"
 CONFIG_HELP = "Read options from a TOML file, or from a record that dpd wrote. The command line wins."
-
-
-def take_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
-    """Split `--config FILE` from the other arguments.
-
-    Raises:
-        InputError: the option has no file, or is there twice.
-    """
-    from dpd_runtime.errors import InputError
-
-    kept: list[str] = []
-    files: list[str] = []
-    waiting = False
-    for argument in arguments:
-        if waiting:
-            files.append(argument)
-            waiting = False
-        elif argument == OPTION:
-            waiting = True
-        elif argument.startswith(OPTION + "="):
-            files.append(argument.removeprefix(OPTION + "="))
-        else:
-            kept.append(argument)
-    if waiting or len(files) > 1:
-        raise InputError(f"{OPTION} takes one file, once: TOML or a record of dpd")
-    return kept, Path(files[0]) if files else None
-
-
-def read_config(path: Path, command: str, commands: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[str, Any]:
-    """Read the values for a command, by parameter name, from a TOML file or from a record.
-
-    In TOML, keys may be written with - or _, and a table with the command's name holds values for this command only. A
-    list stands for its values separated by commas where the option is given once.
-
-    Args:
-        commands: all commands by name, as Typer makes them.
-        arguments: what was typed, which may give what a record has not kept.
-
-    Raises:
-        InputError: there is no such file, it is neither TOML nor a record of this command, a table is not a command's,
-            or a key is not an option of the command.
-    """
-    import tomllib
-
-    from dpd_runtime.errors import InputError
-    from dpd_runtime.files import MAX_JSON_BYTES, open_regular
-
-    try:
-        with open_regular(path) as file:
-            raw = file.read(MAX_JSON_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{OPTION} {path}: {error.strerror}; give a readable TOML file, or a record of dpd") from error
-    if len(raw) > MAX_JSON_BYTES:
-        raise InputError(f"{OPTION} {path}: has more than {MAX_JSON_BYTES} bytes; give a TOML file or a record of dpd")
-    if raw.lstrip().startswith(b"{"):
-        return _read_record(path, raw, command, commands[command], arguments)
-    try:
-        content = tomllib.loads(raw.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{OPTION} {path}: not TOML ({error})") from error
-    tables = {key for key, value in content.items() if isinstance(value, dict)}
-    if strange := sorted(tables - set(commands)):
-        raise InputError(f"{OPTION} {path}: [{strange[0]}] is no command of dpd; see dpd --help")
-    own = content.pop(command, {})
-    if not isinstance(own, dict):
-        raise InputError(f"{OPTION} {path}: {command} is not a table; write [{command}] above its options")
-    merged = {key: value for key, value in content.items() if not isinstance(value, dict)} | own
-    options = {spelling.lstrip("-"): p for p in commands[command].params for spelling in (*p.opts, p.name or "")}
-    unknown = sorted(key for key in merged if key.replace("_", "-") not in options)
-    if unknown:
-        raise InputError(f"{OPTION} {path}: dpd {command} has no option {', '.join(unknown)}; see dpd {command} --help")
-    return dict(_value_in_file(options[key.replace("_", "-")], value) for key, value in merged.items())
-
-
-def _value_in_file(parameter: Any, value: Any) -> tuple[str, Any]:
-    """The name of a parameter, and its value as the command line would have it."""
-    from dpd_runtime.text import joined
-
-    once = parameter.nargs == 1 and not getattr(parameter, "multiple", False)
-    return parameter.name, joined(value) if once and isinstance(value, list) else value
-
-
-NOT_REPEATED = ("Output", "Security", "Several machines")
-"""Headings of options that no record fills: where things lie, and whom to trust, are this machine's affair."""
-
-
-def _read_record(path: Path, raw: bytes, command: str, parsed: Any, arguments: Sequence[str]) -> dict[str, Any]:
-    """The options under `config` of a record, which may come from anybody.
-
-    Raises:
-        InputError: it is not JSON, has no config, repeats another command, or has not kept a value that is needed.
-    """
-    from dpd_runtime.errors import InputError
-    from dpd_runtime.files import loads
-    from dpd_runtime.settings import WITHHELD
-
-    try:
-        config = loads(raw).get("config")
-    except ValueError as error:
-        raise InputError(f"{OPTION} {path}: is not JSON ({error}); give a record of dpd or a TOML file") from None
-    if not isinstance(config, dict):
-        raise InputError(
-            f"{OPTION} {path}: holds no config, as records of dpd 0.2 and before; give the options instead"
-        )
-    if command == "train":
-        from dpd_train.config import repeating_options
-
-        config = repeating_options(config)
-    options = {p.opts[0].lstrip("-").replace("-", "_"): p for p in parsed.params if p.param_type_name == "option"}
-    filled = repeated_options(parsed)
-    values = {}
-    for name, value in config.items():
-        if value is None:
-            continue
-        if name not in options:
-            raise InputError(
-                f"{OPTION} {path}: dpd {command} has no option {option(name)}; a record repeats the command that wrote "
-                "it"
-            )
-        asked = options[name]
-        if value == WITHHELD or asked not in filled:
-            if not any(word.split("=")[0] == asked.opts[0] for word in arguments):
-                raise InputError(f"{OPTION} {path}: {asked.opts[0]} was given and no record fills it; give it again")
-            continue
-        for part in value if isinstance(value, list) else [value]:
-            if isinstance(part, dict | list) or isinstance(part, bool) is not asked.is_flag:
-                raise InputError(f"{OPTION} {path}: {name} is no value of {asked.opts[0]}; the record was changed")
-        values[asked.name] = _value_in_file(asked, value)[1]
-    return values
-
-
-def repeated_options(command: Any) -> list[Any]:
-    """The options that a record may fill: those that are no place and not under one of NOT_REPEATED."""
-    kinds = {name: str(of.annotation) for name, of in inspect.signature(command.callback).parameters.items()}
-    headed = [p for p in command.params if getattr(p, "rich_help_panel", None) not in (None, *NOT_REPEATED)]
-    return [p for p in headed if p.param_type_name == "option" and "pathlib.Path" not in kinds[p.name]]
-
-
-# -- `--help`: plain text under headings.
-
-
 DEBUG = "--debug"
 DEBUG_HELP = (DEBUG, "Show the traceback of an error.")
 PANELS = (

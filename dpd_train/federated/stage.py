@@ -21,6 +21,7 @@ from dpd_train.federated.coordinator import Coordinator
 from dpd_train.federated.settings import SHARED, Federated, settings_of
 from dpd_train.federated.shared import base_hash
 from dpd_train.federated.site import SiteInputs
+from dpd_train.records import RunRecord
 from dpd_train.run import check_run_folder, recorded
 from dpd_train.stages import sample_sheet
 from dpd_train.tuning import tune_of
@@ -105,12 +106,12 @@ def serve_without_images(
     samples = sample_sheet(tuned.base, classes, prompts, tuned.config.seed, device)
     made = MadePrototypes([*without])
     write_run(out, Trained(tuned=tuned, classes=classes, prompts=prompts, prototypes=made, samples=samples))
-    record = {
+    record: RunRecord = {
         "config": recorded(tuned.config) | {"resolution": tuned.base.resolution},
-        "federated": tuned.federated,
+        "federated": tuned.federated or {},
         "metrics": {"denoiser": tuned.history},
         "versions": package_versions("dpd-distill", "torch", "flwr"),
         "hardware": hardware(device),
     }
     write_record(out, record)
-    return record
+    return {**record}

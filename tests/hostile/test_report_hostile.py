@@ -253,7 +253,7 @@ def test_keys_of_a_foreign_record_are_no_words_of_a_command(key: str, tmp_path: 
     run = run_folder(tmp_path, {"config": {"base": "nano", "seed": 3, "groups": "a; touch RAN", key: 1}})
     write_report([run], tmp_path / "page.html")
     trained = next(words for words in shown_commands(tmp_path / "page.html") if words[:2] == ["dpd", "train"])
-    assert trained[2:] == ["DATA", "--base", "nano", "--seed", "3", "--groups", "a; touch RAN", "--out", "run"]
+    assert trained[2:] == ["DATA", "--config", "run/run.json", "--out", "run-again"]
 
 
 @pytest.mark.parametrize("config", [{"ipc": "x"}, {"seed": [1]}, {"base": {}}, {"ipc": -1}, {"bands": "7;,"}])

@@ -1,4 +1,4 @@
-"""`--config FILE.toml`: values arrive, the command line wins, mistakes are one line."""
+"""`--config FILE` in TOML: values arrive, the command line wins, mistakes are one line."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from dpd_cli.config import read_config, take_config
 from dpd_cli.main import app
-from dpd_cli.options import read_config, take_config
 from dpd_runtime.errors import InputError
 from tests.commands import dpd
 

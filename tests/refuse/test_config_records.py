@@ -9,8 +9,9 @@ import pytest
 import typer
 from typer.main import get_command
 
+from dpd_cli.config import filled_options, read_config
 from dpd_cli.main import app
-from dpd_cli.options import Verb, options_of, read_config
+from dpd_cli.options import Verb, options_of
 from dpd_eval.options import EvaluateConfig
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import MAX_JSON_BYTES
@@ -38,7 +39,8 @@ def repeated(command: str, config: Any, folder: Path) -> dict[str, Any]:
     small.command(command, cls=Verb)(only)
     small.command("other")(lambda: None)
     commands: dict[str, Any] = get_command(small).commands  # type: ignore[attr-defined]
-    values = read_config(record(folder, asdict(config)), command, commands)
+    kept = {name: value for name, value in asdict(config).items() if name != "jobs"}
+    values = read_config(record(folder, kept), command, commands)
     small([command], standalone_mode=False, default_map={command: values})
     return {name: value for name, value in seen[0].items() if value is not None}
 
@@ -64,7 +66,8 @@ def test_a_run_is_repeated_by_its_own_record(options: dict[str, Any], tmp_path: 
         {},
         {"students": ("convnet", "resnet"), "baselines": (), "ipc": (10, 50), "metrics": False},
         {"with_real": (1, 5), "jpegs": 3.1, "pairs": 4, "at_least": 0.97, "labels": True, "bands": "all"},
-        {"soft_labels": True, "recipe": "paper", "resolution": 32, "val_per_class": 5, "groups": "^(.)"},
+        {"soft_labels": True, "recipe": "paper", "resolution": 32, "val_per_class": 5, "groups": "^(.),[0-9]"},
+        {"students": ("convnet", "groups:RGB=4,3,2;NIR=8"), "extractor": "hf:a/b", "segmenter": None},
     ],
 )
 def test_an_evaluation_is_repeated_by_its_own_record(options: dict[str, Any], tmp_path: Path) -> None:
@@ -101,12 +104,12 @@ def test_a_set_is_repeated_by_its_own_record(tmp_path: Path, process_environment
             {"students": ["convnet"]},
             "dpd generate has no option --students; a record repeats the command that wrote it",
         ),
-        ({"ipc": {"a": 1}}, "ipc is no value of --ipc; the record was changed"),
-        ({"ipc": True}, "ipc is no value of --ipc; the record was changed"),
-        ({"soft_labels": 1}, "soft_labels is no value of --soft-labels; the record was changed"),
+        ({"ipc": {"a": 1}}, "{'a': 1} is no value of --ipc; the record was changed"),
+        ({"ipc": True}, "True is no value of --ipc; the record was changed"),
+        ({"soft_labels": 1}, "1 is no value of --soft-labels; the record was changed"),
         ({"seed": WITHHELD}, "--seed was given and no record fills it; give it again"),
-        (None, "holds no config, as records of dpd 0.2 and before; give the options instead"),
-        ([1], "holds no config"),
+        (None, "keeps no options, as it is no record, or one of dpd 0.2 or of a sampler that no option gives"),
+        ([1], "keeps no options"),
     ],
 )
 def test_what_a_record_may_not_say(config: object, said: str, tmp_path: Path) -> None:
@@ -114,6 +117,50 @@ def test_what_a_record_may_not_say(config: object, said: str, tmp_path: Path) ->
     with pytest.raises(InputError, match=r"^--config .*record\.json: ") as caught:
         read_config(path, "generate", COMMANDS)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["train", "holdout", "run", "private", "out", "allow_outside"])
+def test_no_place_is_filled(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="was given and no record fills it; give it again"):
+        read_config(record(tmp_path, {name: True if name == "allow_outside" else "/tmp"}), "audit", COMMANDS)
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"train", "evaluate", "generate", "select", "audit"}))
+def test_other_commands_have_no_records(command: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"no record repeats dpd {command}; give a TOML file"):
+        read_config(record(tmp_path, {"seed": 1}), command, COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "generate", "select", "audit"])
+def test_what_is_filled_is_an_option(command: str) -> None:
+    known = {p.opts[0].removeprefix("--").replace("-", "_") for p in COMMANDS[command].params}
+    assert set(filled_options(command)) <= known
+    places = {"train", "test", "holdout", "run", "out", "private", "cache_dir", "shard", "ray", "jobs", "allow_outside"}
+    assert not places & set(filled_options(command))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"steps": "abc"}, "the record was changed"),
+        ({"bands": 5}, "the record was changed"),
+        ({"groups": 1}, "the record was changed"),
+        ({"stepz": 5}, "dpd train has no option --stepz"),
+        ({"watchers": "own,swimdiff:eyes"}, "--watchers was given and no record fills it"),
+        ({"watchers": "own,hf:vit"}, "--watchers was given and no record fills it"),
+    ],
+)
+def test_a_damaged_or_private_run_is_one_line(config: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read_config(record(tmp_path, config), "train", COMMANDS)
+    assert said in str(caught.value)
+
+
+def test_a_run_with_other_sites_is_not_repeated_as_one_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"config": asdict(TrainConfig()), "federated": {"rounds": 2}}))
+    with pytest.raises(InputError, match="was made together with other sites; give the options instead"):
+        read_config(path, "train", COMMANDS)
 
 
 def test_what_was_withheld_can_be_given_again(tmp_path: Path) -> None:
@@ -139,7 +186,6 @@ def test_a_stranger_file_costs_little(content: str, said: str, tmp_path: Path) -
     assert said in str(caught.value)
 
 
-def test_an_option_of_several_machines_is_given_again(tmp_path: Path) -> None:
-    config = asdict(replace(TrainConfig(), grad_compression="rs-dgc:50"))
-    with pytest.raises(InputError, match="--grad-compression was given and no record fills it; give it again"):
-        read_config(record(tmp_path, config), "train", COMMANDS)
+def test_compressed_gradients_are_repeated(tmp_path: Path) -> None:
+    config = replace(TrainConfig(), grad_compression="rs-dgc:50")
+    assert repeated("train", config, tmp_path)["grad_compression"] == "rs-dgc:50"

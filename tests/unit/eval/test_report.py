@@ -514,14 +514,13 @@ def test_a_set_shows_its_classes_and_how_to_make_it(tmp_path: Path) -> None:
     assert "24 images of 2 classes, seed 3, made from the bundle site on cpu." in page.words()
     command = f"dpd generate site.dpd \\ --config set0/dataset.json \\ --expect {'d' * 64} \\ --out set0-again"
     assert command in page.words()
-    assert "keeps no options" not in page.words()
+    assert "No command repeats" not in page.words()
 
 
 def test_records_without_options_have_no_command_and_the_page_says_so(tmp_path: Path) -> None:
     page, _ = made(tmp_path, write_set(tmp_path / "set0", config=None))
     assert "dpd generate" not in page.words()
-    said = "set0 keeps no options, as dpd 0.2 and earlier versions kept none: no command repeats it."
-    assert said in page.words()
+    assert "No command repeats set0: " in page.words()
 
 
 @pytest.mark.parametrize(
@@ -567,11 +566,11 @@ def test_an_evaluation_is_repeated_from_its_own_file(tmp_path: Path) -> None:
     result = evaluation(baselines=("random", "k-center"), pairs={10: 4, 50: 5})
     page, _ = one(tmp_path, replace(result, recipe=replace(result.recipe, cutmix=0.1), config={"pairs": 4}))
     words = "dpd evaluate set0 set1 \\ --config result.json \\ --train eurosat/train \\ --test eurosat/test \\ "
-    assert words + "--out result-again.json" in page.words()
+    assert words + "--recipe quick.toml \\ --out result-again.json" in page.words()
     assert "cutmix = 0.1" in page.words()  # the recipe as a file, since the package ships another
     page, _ = one(tmp_path, result)
     assert "dpd evaluate" not in page.words()
-    assert "result keeps no options" in page.words()
+    assert "No command repeats result: " in page.words()
     assert "cutmix = " not in page.words()
 
 

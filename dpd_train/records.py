@@ -1,0 +1,70 @@
+"""run.json, which describes a finished run; and JSON from outside as a value of a type."""
+
+from typing import Any, TypedDict, TypeVar
+
+import msgspec
+
+from dpd_runtime.errors import InputError
+
+T = TypeVar("T")
+
+
+def convert(content: Any, kind: type[T], where: str) -> T:
+    """Make a value of a type, such as a dataclass, of parsed JSON; fields that the type does not know are left out.
+
+    Raises:
+        InputError: a field is missing, of the wrong type or out of range; the message names it.
+    """
+    try:
+        return msgspec.convert(content, kind)
+    except (msgspec.ValidationError, RecursionError) as error:
+        said, _, place = str(error).replace("`", "").partition(" - at ")
+        said = f"{place.removeprefix('$').removeprefix('.')}: {said}" if place else said
+        raise InputError(f"{where}: {said}; the file was changed or written by another version") from None
+
+
+class RunRecord(TypedDict, total=False):
+    """The content of run.json. Fields that a run does not have are absent.
+
+    Args:
+        config: the options as they were resolved: `dpd train DATA --config run.json` repeats the run.
+        data: of the training images: `images`, `classes` (class → images), `sha256` over the sorted hashes of the
+            files, how validation images were held out, `scene_sides`, and `data_card`, the sha256 of the data card.
+        rendering: how bands became pixel values, of images that Pillow does not read as they are.
+        rejected: files that could not be used. near_duplicates: images that were left out as near duplicates; null
+            where they were kept.
+        scenes: class → distinct scenes, where they are fewer than the images.
+        images_after_pruning: of --prune. crop: of --crop.
+        prototypes: class → prototypes. prototypes_too_near: those that were left out as they decoded too near to a
+            training image.
+        watchers: name and weights_sha256 of each further network that watched.
+        prototype_privacy: epsilon, delta and noise of --prototype-noise. private_prototypes: whether they show real
+            images.
+        metrics: accuracies of the classifiers, quality of the VAE, and the losses of the denoiser.
+        base_pretraining: pretrain.json of the base.
+        versions, hardware, processes: what computed it.
+        federated: of a tuning together with other sites.
+        seconds, stages: wall time of all sessions, whole and by stage.
+    """
+
+    config: dict[str, Any]
+    data: dict[str, Any]
+    rendering: dict[str, Any]
+    rejected: int
+    near_duplicates: int | None
+    scenes: dict[str, int]
+    images_after_pruning: int
+    crop: dict[str, Any]
+    prototypes: dict[str, int]
+    prototypes_too_near: int | None
+    watchers: list[dict[str, str]]
+    prototype_privacy: dict[str, Any]
+    private_prototypes: bool
+    metrics: dict[str, Any]
+    base_pretraining: dict[str, Any]
+    versions: dict[str, str]
+    hardware: str
+    processes: int
+    federated: dict[str, Any]
+    seconds: float
+    stages: dict[str, float]

@@ -1,0 +1,26 @@
+"""What a record that may leave keeps of options that can name folders."""
+
+from pathlib import Path
+
+import pytest
+
+from dpd_eval.records import kept
+from dpd_runtime.settings import WITHHELD
+
+
+@pytest.mark.parametrize("value", ["own", "untrained", "mdfl", "hf:google/vit-base", "IDEA/dino,facebook/sam2"])
+def test_names_are_kept(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert kept(value) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["hf:~/x", "hf:eyes", "swimdiff:eyes", "probe:swimdiff:/p", "my-ext:/p", "mdfl:a,b", "dino,eyes", "hf:" + 300 * "x"],
+)
+def test_folders_are_not(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("eyes", "a,b"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert kept(value) == WITHHELD
