@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from dpd_cli.main import app  # noqa: TID251 - the page is about the command line
+from dpd_cli.main import app
 
 TABLE = "| name | value | meaning |\n|---|---|---|"
 HEAD = """# Options

@@ -1,4 +1,4 @@
-"""Hooks of `make docs`: the options page, the pages of the repository's root, and links to files outside docs/.
+"""Hooks of `make docs`: pages written from code, the pages of the repository's root, and links to files outside docs/.
 
 Pages link to each other as they lie in the repository, so that the links work there too. In the site docs/ is the root;
 each linked file outside docs/ is copied into it under its own path.
@@ -14,7 +14,8 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOT_PAGES = {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-OPTIONS = "reference/options.md"
+OPTIONS, RECORDS = "reference/options.md", "reference/records.md"
+WRITTEN = (OPTIONS, RECORDS)
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)")
 
 
@@ -34,12 +35,13 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Turn the repository's links into the site's; the options page is written here."""
-    if page.file.src_uri == OPTIONS:
+    """Turn the repository's links into the site's; the pages of options and records are written here."""
+    if page.file.src_uri in WRITTEN:
         sys.path.insert(0, str(Path(__file__).parent))
         from options_page import options_page
+        from records_page import records_page
 
-        return options_page()
+        return options_page() if page.file.src_uri == OPTIONS else records_page()
     folder = posixpath.dirname(page.file.src_uri)
 
     def moved(match: re.Match[str]) -> str:

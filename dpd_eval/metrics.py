@@ -250,10 +250,15 @@ class Agreement:
 class SetMetrics:
     """One set compared with the real training images, over all classes, in the features of one extractor.
 
-    extractor: its description. kid, kid_std: see kid.py. precision … coverage: see prdc.py. mean_max_cosine,
-    intra_class_diversity: see cosine.py. reference_diversity: diversity of the real images, for comparison.
-    teacher_agreement: share of the set's images that the extractor's classifier assigns to their class, overall and
-    per class; None if the extractor has no classifier for these classes.
+    Args:
+        arm, ipc, images: what is compared. extractor: its description.
+        kid, kid_std: kernel inception distance over subsets, and its standard deviation.
+        precision, recall, density, coverage: as Naeem et al. 2020 define them.
+        mean_max_cosine: cosine of each image with its most similar real image, mean.
+        intra_class_diversity: one minus the mean cosine of pairs within a class.
+        reference_diversity: the same of the real images.
+        teacher_agreement, per_class_agreement: share of the images that the extractor's classifier assigns to their
+            class, overall and by class; None if it has no classifier for these classes.
     """
 
     arm: str
@@ -364,12 +369,15 @@ PART = 500  # images that are measured at once
 
 @dataclass(frozen=True)
 class SetDetail:
-    """Detail of one arm's images, or of real images that no arm holds (ipc None).
+    """Detail of one arm's images, or of real images that no arm holds.
 
-    octaves: power of the grey levels (0 … 255), mean over all images, in the octaves 1 to 2, 2 to 4, … cycles an image.
-        The first also holds what varies less than once an image, the last reaches to the corner of the spectrum.
-    fine_contrast: of each class, standard deviation in grey levels of what the binomial blur takes away.
-    kurtosis: of each class, mean over its images of E[x⁴] / E[x²]² of what it takes away; 3 if there is nothing.
+    Args:
+        arm, ipc, images: what is measured; ipc is None for images of no arm.
+        octaves: power of the grey levels (0 … 255), mean over all images, in the octaves 1 to 2, 2 to 4, … cycles an
+            image. The first also holds what varies less than once an image, the last reaches to the corner of the
+            spectrum.
+        fine_contrast: of each class, standard deviation in grey levels of what the binomial blur takes away.
+        kurtosis: of each class, mean over its images of E[x⁴] / E[x²]² of what it takes away; 3 if there is nothing.
     """
 
     arm: str

@@ -22,7 +22,7 @@ class Recipe:
         steps: optimiser steps, ≥ 1; 0 if `epochs` is given. Accuracy is measured after the last step.
         batch: images per step, ≥ 2 (batch norm).
         optimizer: `adamw`, or `sgd` with momentum 0.9.
-        peak_rate: learning rate after `warmup` steps of linear rise.
+        warmup: steps of linear rise of the learning rate. peak_rate: the rate after them.
         decay: `cosine` or `linear` to 0 at the last step, or `multistep`: × 0.1 after 2/3 and after 5/6 of the steps.
         weight_decay: for weights with two or more axes only.
         label_smoothing: in [0, 1); not used with soft labels.

@@ -45,11 +45,19 @@ class _Compared:
 
 @dataclass(frozen=True)
 class ArmResult(_Compared):
-    """Results of one arm, student and IPC over all pairs. Accuracies are shares in [0, 1], after the last step.
+    """Results of one arm, student and IPC over all pairs, after the last step.
 
-    oa_std: sample standard deviation (n − 1), None for one pair. aa, kappa, class_accuracy: means over pairs.
-    confusion: test images of all pairs, counted by [true, predicted]. steps: optimiser steps of each training.
-    seconds: sum of training and testing times, including cached trainings.
+    Args:
+        arm: what was trained on, such as set, random or 5 real. student: the network. ipc: images per class.
+        images: of each training.
+        oa_mean: overall accuracy, mean over pairs. oa_std: its sample standard deviation (n − 1), None for one pair.
+        oa_runs: overall accuracy of each pair.
+        aa: average accuracy of the classes, mean over pairs. kappa: Cohen's, mean over pairs.
+        class_accuracy: of each class, mean over pairs.
+        confusion: test images of all pairs, counted by [true, predicted].
+        steps: optimiser steps of each training. seeds: of the students, one for each pair.
+        cached: trainings that an earlier evaluation had made.
+        seconds: sum of training and testing times, including cached trainings.
     """
 
     arm: str
@@ -75,9 +83,12 @@ class ArmResult(_Compared):
 
 @dataclass(frozen=True)
 class Difference(_Compared):
-    """OA of `arm` − OA of `reference`, paired by seed, with its 95 % t-interval over what `Evaluation` repeats.
+    """Overall accuracy of `arm` minus that of `reference`, paired by seed.
 
-    ratio: mean OA / mean OA, None if the reference's is 0.
+    Args:
+        arm, reference: what is compared. student, ipc: of both.
+        difference: with its interval over what `repeated` of the evaluation says.
+        ratio: of the mean accuracies; None if that of the reference is 0.
     """
 
     arm: str
@@ -90,7 +101,13 @@ class Difference(_Compared):
 
 @dataclass(frozen=True)
 class Goal(_Compared):
-    """Whether OA of `arm` ≥ `ratio` · OA of `reference`; interval: of the paired left − right."""
+    """Whether an arm reaches a share of the accuracy of another one.
+
+    Args:
+        arm, reference: what is compared. student, ipc: of both.
+        ratio: the share of the reference's accuracy that is to be reached.
+        verdict: by the interval. interval: of the paired differences to that share.
+    """
 
     arm: str
     reference: str
@@ -103,7 +120,11 @@ class Goal(_Compared):
 
 @dataclass(frozen=True)
 class StudentInfo:
-    """Cost of one image (see `count_multiply_adds`) and size of a student."""
+    """Cost and size of a student.
+
+    Args:
+        multiply_adds: of one image (see `count_multiply_adds`). parameters: number of its weights.
+    """
 
     multiply_adds: int
     parameters: int
@@ -111,14 +132,26 @@ class StudentInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The whole comparison.
+    """The whole comparison. Fields with a default are absent in files of earlier versions.
 
-    test_part: "val", "test" or "all" (a folder without parts). reading: how bands became RGB or which are carried, None
-    for plain images. teacher: description of the network that gave the soft labels. extractor: description of the
-    network whose features were used by baselines and metrics. repeated: what the intervals of differences and verdicts
-    are over. verdicts: about the ratio `at_least`. fingerprints: sha256 of the sorted content hashes of train, test and
-    each set, and of the weights of each `hf:` student. config: the options that repeat the evaluation, by `dpd evaluate
-    SET... --train DATA --test DATA --config FILE`. Fields with a default are absent in files of earlier versions.
+    Args:
+        sets: places of the sets. train, test: places of the real images; test is val for the validation part.
+        test_part: val, test or all, which is a folder without parts.
+        classes: their names, sorted. train_images, test_images: numbers of images.
+        val_per_class, split, groups: how validation images were held out.
+        resolution: side of all images in pixels.
+        reading: how bands became RGB or which are carried; None for plain images.
+        labels: hard, or soft where a teacher gave probabilities. teacher: description of that network.
+        extractor: description of the network whose features baselines and metrics used.
+        recipe: how each student was trained. students: cost and size of each.
+        arms: the results. differences, verdicts: of arms that are compared, in one order.
+        repeated: what their intervals are over. at_least: the ratio of the verdicts.
+        metrics, detail: of the images of each arm.
+        notes: what a reader of the results must know.
+        fingerprints: sha256 of the sorted content hashes of train, test and each set, of the weights of each `hf:`
+            student, and of the data card.
+        versions: of the packages. seconds: wall time of the evaluation.
+        config: the options that repeat it: `dpd evaluate SET --train DATA --test DATA --config FILE`.
     """
 
     sets: Annotated[tuple[str, ...], Few]

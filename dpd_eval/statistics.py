@@ -63,7 +63,11 @@ def fewest_repeats(unit: Unit, ipc: int) -> int:
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean of n values with its two-sided t-interval; the ends are None for n = 1."""
+    """Mean of values with its two-sided t-interval.
+
+    Args:
+        mean: of the values. low, high: ends of the 95 % interval; None for one value. n: number of values.
+    """
 
     mean: float
     low: float | None

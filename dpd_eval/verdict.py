@@ -67,10 +67,12 @@ class FewHeld:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One line of audit.json. It becomes part of the bundle, so `note` contains nothing about a single real image.
+    """One test. It becomes part of the bundle, so `note` contains nothing about a single real image.
 
     Args:
+        name: of the test. value: the score; None for a test that did not run.
         interval: 95 %, from the bootstrap. threshold: the limit above which the test fails.
+        verdict: by the interval and the limit. note: what a reader should know.
         power: where the test compares images.
         few: where H decides nothing as it is small; not stored.
     """
@@ -147,7 +149,11 @@ def is_wrong(verdict: str, expected: str) -> bool:
 
 @dataclass(frozen=True)
 class Control(Outcome):
-    """A case with a known verdict. verdict: the observed one. note: begins with the expected one."""
+    """A case with a known verdict.
+
+    Args:
+        verdict: the observed one. expected: the known one. note: begins with it.
+    """
 
     expected: Literal["PASS", "FAIL"] = "PASS"
 
@@ -180,7 +186,11 @@ def overall(tests: Sequence[Outcome], controls: Sequence[Control]) -> Literal["P
 
 @dataclass(frozen=True)
 class Audited:
-    """What was audited. kind: bundle, run or set. bundle_hash: before the audit became a part of it."""
+    """What was audited.
+
+    Args:
+        name: of the bundle, run or set. kind: bundle, run or set. bundle_hash: before the audit became a part of it.
+    """
 
     name: str = ""
     kind: str = ""
@@ -189,8 +199,13 @@ class Audited:
 
 @dataclass(frozen=True)
 class ComparedImages:
-    """The real images. fingerprint: sha256 of the sorted content hashes of T. The others: how T was told from its
-    validation part; no `--groups`, which tells what files are called, and no hash of a data card, which may say it."""
+    """The real images. No `--groups`, which tells what files are called, and no hash of a data card, which may say it.
+
+    Args:
+        train_images, holdout_images: numbers of images in T and H.
+        fingerprint: sha256 of the sorted content hashes of T.
+        val_per_class, split: how T was told from its validation part.
+    """
 
     train_images: int
     holdout_images: int
@@ -204,13 +219,17 @@ class Audit:
     """Result of an audit. It has no paths and nothing about a single real image.
 
     Args:
+        verdict: of all tests and controls.
         summary: what was found and what is undecided, in sentences for a newcomer.
         reasons: why the verdict is not PASS, in plain words; the most important first.
+        tests: in their order. controls: cases whose verdict is known, which show that the tests see.
         notes: remarks on the data that a reader of the tests needs.
+        audited: what was audited. data: the real images that it was compared with.
         images, seed: how many images were judged, and the seed of those that a bundle generated.
-        encoder, extractor: descriptions of the networks that were used.
+        encoder, extractor, further_extractor: descriptions of the networks that were used.
         config: the options that repeat the audit, by `dpd audit SUBJECT --train DATA --config audit.json`. Those that
-            would say something of the files are WITHHELD, as the record leaves with the bundle.
+            would say something of the files are withheld, as the record leaves with the bundle.
+        versions: of the packages. seconds: wall time of the audit.
         private: folder with pictures and findings for the owner of the data; not stored.
     """
 

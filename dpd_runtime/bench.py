@@ -39,6 +39,12 @@ class TimedEngine:
 
 @dataclass(frozen=True)
 class NetworkTime:
+    """The calls of one network.
+
+    Args:
+        calls: their number. median_ms: of one call, in milliseconds. share: of the seconds of all images.
+    """
+
     calls: int
     median_ms: float
     share: float
@@ -49,6 +55,7 @@ class KindSpeed:
     """The speed of generating and writing images that are made in one way, without loading the graphs.
 
     Args:
+        images: number of them. seconds: wall time of all. images_per_second: their quotient.
         network_calls: UNet evaluations of one candidate; a guided step counts as two.
     """
 
@@ -63,6 +70,7 @@ class BenchResult:
     """The measured figures.
 
     Args:
+        bundle: its name. provider, threads: what computed the images. load_seconds: time to load the graphs.
         decoded, renoised, sampled: None if the bundle makes no image in this way. A codes-only one makes decoded ones.
         batch: latents in a UNet call without guidance; twice as many with guidance.
         networks: calls of unet, decoder and latent_classifier for the last of these kinds, and their shares of its

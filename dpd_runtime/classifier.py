@@ -60,6 +60,7 @@ class ClassifierRecord:
         validation: `images`, and shares `oa`, `aa` with the 95 % interval `low`, `high` of oa; empty if the fit had no
             own images to hold out.
         training: images, recipe, seed and versions.
+        format, format_version: what marks the file.
     """
 
     classes: tuple[str, ...]

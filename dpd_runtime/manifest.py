@@ -113,6 +113,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class FileEntry:
+    """A file of a bundle or a classifier.
+
+    Args:
+        sha256: of its bytes. bytes: their number.
+    """
+
     sha256: str
     bytes: int
 

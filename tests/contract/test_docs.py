@@ -9,6 +9,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -95,13 +96,17 @@ def unknown_words(arguments: list[str]) -> list[str]:
     return [f"dpd {arguments[0]} {option}" for option in used if option not in known | EVERYWHERE]
 
 
-def options_page() -> str:
-    spec = importlib.util.spec_from_file_location("options_page", ROOT / "docs" / "options_page.py")
+def written_page(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return str(module.options_page())
+    return module
+
+
+def options_page() -> str:
+    return str(written_page("options_page").options_page())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -197,6 +202,22 @@ def test_the_options_page_has_every_command_and_option() -> None:
             if option.param_type_name == "option" and not option.hidden:
                 assert f"`{option.opts[0]}`" in section, f"dpd {command} {option.opts[0]}"
     assert "`--no-such`" not in page
+
+
+def test_the_records_page_explains_every_field() -> None:
+    pytest.importorskip("msgspec")
+    module = written_page("records_page")
+    page = module.records_page()
+    written = [row for row in page.splitlines() if row.startswith("| `")]
+    assert len(written) > 150
+    assert [row for row in written if row.endswith("|  |")] == []
+    assert (
+        "| `confusion` | list of list of integer ≥ 0 | test images of all pairs, counted by [true, predicted]. |"
+        in page
+    )
+    for _, types in module.RECORDS.values():
+        for kind in types[1:]:
+            assert f"](#{kind.__name__.lower()})" in page, f"nothing links to {kind.__name__}"
 
 
 def missing_names(text: str) -> list[str]:
