@@ -37,8 +37,8 @@ CASES: dict[str, tuple[str, int, int, dict[str, Any]]] = {
         40,
         {"quick": True, "resolution": 128},
     ),
-    "four classes of 13 bands, 60 each, quick": ("eurosat_ms", 4, 60, {"quick": True, "bands": "all"}),
     "two classes of radar, 60 each, quick": ("opensarship", 2, 60, {"quick": True, "bands": "all"}),
+    "two classes of radar, 25 each": ("opensarship", 2, 25, {"bands": "all"}),
 }  # data, classes, images of each, options
 
 
@@ -93,7 +93,7 @@ def run(data: Path, work: Path, case: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="the folder that holds eurosat_rgb, ucmerced, eurosat_ms, opensarship")
+    parser.add_argument("data", type=Path, help="the folder that holds eurosat_rgb, ucmerced, opensarship")
     parser.add_argument("work", type=Path)
     parser.add_argument("--only", help="a part of a case's name")
     parser.add_argument("--out", type=Path)

@@ -144,7 +144,7 @@ def test_a_resumed_distillation_refuses_a_card_that_says_more(tmp_path: Path) ->
 def test_a_card_beside_a_set_is_not_read(tmp_path: Path) -> None:
     made = drawn_scenes(tmp_path / "set", per_class=4)
     card(made, 'bands = "all"\n')
-    assert open_compared([made], drawn_scenes(tmp_path / "real", 4), "val", ImageOptions()).sets[0].card is None
+    assert open_compared([made], drawn_scenes(tmp_path / "real", 4), "val", ImageOptions()).sets[0].scenes.card is None
 
 
 def test_a_comment_in_a_card_does_not_stop_a_resumed_run(tmp_path: Path) -> None:
