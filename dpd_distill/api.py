@@ -151,12 +151,9 @@ def distill(
     given, opened = dict(options), None
     if isinstance(holdout := options.get("holdout"), Scenes):
         given["holdout"] = holdout.root
-    if isinstance(scenes, Scenes):
-        for name, value in (scenes.options or {}).items():
-            if given.setdefault(name, value) != value:
-                raise InputError(f"{name} {given[name]}: {scenes.root} was opened with {value}; leave it out")
     asked = request_of(Asked, scenes.root if isinstance(scenes, Scenes) else Path(scenes), Path(out), given)
     if isinstance(scenes, Scenes):
+        asked = scenes.settle(asked)
         held = holdout if isinstance(holdout, Scenes) or holdout is None else open_with(Path(holdout), asked.elsewhere)
         opened = Inputs(scenes, held)
     made = begin(asked, tell, opened=opened)

@@ -88,7 +88,7 @@ def test_a_place_takes_the_options_of_its_call_and_opened_scenes_refuse_others(t
     with pytest.raises(InputError, match="nobase': no such folder; give nano"):
         dpd.train(folder, tmp_path / "run", val_per_class=2, base=str(tmp_path / "nobase"))  # after the scenes' options
     scenes = dpd.open_scenes(folder, val_per_class=2)
-    with pytest.raises(InputError, match=r"val_per_class 3: .* was opened with 2; leave it out"):
+    with pytest.raises(InputError, match=r"--val-per-class 3: .* was opened with 2; leave it out"):
         dpd.distill(scenes, tmp_path / "site.dpd", val_per_class=3)
     with pytest.raises(InputError, match=r"val_per_class: .* was opened, and says it itself"):
         dpd.audit(folder, train=scenes, val_per_class=2)
