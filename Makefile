@@ -41,7 +41,7 @@ wheelhouse:
 lock:
 	python airgap/lock.py
 
-# the searchable site in site/; a broken link fails. Use an environment with: pip install -c constraints.txt ".[docs]"
+# the searchable site in site/; a broken link fails. Use an environment with: pip install -c constraints.txt ".[train,docs]"
 docs:
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=.:export:cli:neighbours python -m mkdocs build --strict
 

@@ -14,7 +14,7 @@ from dpd_eval.metrics import SetDetail, SetMetrics
 from dpd_eval.recipe import Recipe
 from dpd_eval.results import ArmResult, Difference, Evaluation, Goal, StudentInfo
 from dpd_eval.statistics import Interval
-from dpd_eval.verdict import Audit, Audited, ComparedImages, Control, FewHeld, Outcome, Power
+from dpd_eval.verdict import Audit, Audited, ComparedImages, Control, Outcome, Power
 from dpd_runtime.bands import Band
 from dpd_runtime.bench import BenchResult, KindSpeed, NetworkTime
 from dpd_runtime.classifier import ClassifierRecord
@@ -24,9 +24,9 @@ from dpd_train.records import RunRecord
 
 HEAD = """# Records
 
-Written from the types by which dpd writes and reads these files. Later versions add fields and remove none within a
-minor version ([compatibility](compatibility.md)). A reader of dpd ignores fields that it does not know. `dpd COMMAND
---config FILE` repeats what a record describes ([how](../guides/train.md#presets)).
+Written from the types by which dpd writes and reads these files. What later versions may change stands under
+[compatibility](compatibility.md). `dpd COMMAND --config FILE` repeats what a run, a set, an evaluation or an audit
+describes ([how](../guides/train.md#presets)).
 """
 RECORDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "A run: run.json": ("`dpd train` writes it last.", (RunRecord,)),
@@ -37,7 +37,7 @@ RECORDS: dict[str, tuple[str, tuple[type, ...]]] = {
     ),
     "An audit: audit.json": (
         "`dpd audit` writes it into a run or a copy of a bundle, and `--json` prints it.",
-        (Audit, Outcome, Control, Power, FewHeld, Audited, ComparedImages),
+        (Audit, Outcome, Control, Power, Audited, ComparedImages),
     ),
     "A classifier: model.json": ("`dpd fit` writes it.", (ClassifierRecord, FileEntry)),
     "A benchmark": ("`dpd bench --json` prints it.", (BenchResult, KindSpeed, NetworkTime)),
@@ -59,10 +59,11 @@ def records_page() -> str:
 
 def rows(kind: type) -> Iterator[str]:
     """The fields of a type as rows of a table."""
-    said = meanings(kind)
+    said, known = meanings(kind), None if is_typeddict(kind) else {field.name for field in fields(kind)}  # type: ignore[arg-type]
     for name, hint in get_type_hints(kind, include_extras=True).items():
-        if not name.startswith("_") and (is_typeddict(kind) or name in {field.name for field in fields(kind)}):  # type: ignore[arg-type]
-            yield f"| `{name}` | {written(hint)} | {said.get(name, '')} |"
+        meaning = said.get(name, "")
+        if (known is None or name in known) and not meaning.endswith("; not stored."):
+            yield f"| `{name}` | {written(hint)} | {meaning} |"
 
 
 def meanings(kind: type) -> dict[str, str]:

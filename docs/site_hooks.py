@@ -38,10 +38,13 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     """Turn the repository's links into the site's; the pages of options and records are written here."""
     if page.file.src_uri in WRITTEN:
         sys.path.insert(0, str(Path(__file__).parent))
-        from options_page import options_page
+        if page.file.src_uri == OPTIONS:
+            from options_page import options_page
+
+            return options_page()
         from records_page import records_page
 
-        return options_page() if page.file.src_uri == OPTIONS else records_page()
+        return records_page()
     folder = posixpath.dirname(page.file.src_uri)
 
     def moved(match: re.Match[str]) -> str:

@@ -153,7 +153,7 @@ def distill(
         given["holdout"] = holdout.root
     asked = request_of(Asked, scenes.root if isinstance(scenes, Scenes) else Path(scenes), Path(out), given)
     if isinstance(scenes, Scenes):
-        asked = scenes.settle(asked)
+        asked = scenes.settle(asked, options)
         held = holdout if isinstance(holdout, Scenes) or holdout is None else open_with(Path(holdout), asked.elsewhere)
         opened = Inputs(scenes, held)
     made = begin(asked, tell, opened=opened)

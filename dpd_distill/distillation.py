@@ -16,7 +16,6 @@ from dpd_runtime.settings import setting
 from dpd_runtime.text import counted, option, shown
 from dpd_train.config import OWN, WATCHERS_HELP  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import By, ImageOptions  # noqa: TID253 -- loads no PyTorch
-from dpd_train.run import Run, open_run  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_distill.plan import DistillPlan, Task
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from dpd_runtime.bundle import Bundle
     from dpd_train.config import TrainConfig
     from dpd_train.private.budget import Budget
+    from dpd_train.run import Run
     from dpd_train.scenes import Counted, Scenes
 
 
@@ -603,7 +603,8 @@ def _distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
     if made.asked.quick:
         with numbered(4, "Write a report of what is not audited"):
             audit = None
-            if not made.out.exists():
+            if made.unaudited.exists():
+                _check_free(made.out)
                 made.unaudited.replace(made.out)
             _report(made)
     else:
@@ -614,7 +615,9 @@ def _distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
     return _result(made, run, evaluation, audit, watch.times())
 
 
-def _trained(made: Distillation, stage: Stage) -> Run:
+def _trained(made: Distillation, stage: Stage) -> "Run":
+    from dpd_train.run import open_run
+
     if not (made.training / "run.json").exists():
         import torch
 
@@ -626,16 +629,24 @@ def _trained(made: Distillation, stage: Stage) -> Run:
     return open_run(made.training)
 
 
-def _exported(made: Distillation, run: Run, stage: Stage, tell: Tell) -> "Bundle":
-    """The bundle before its audit; where it has been audited, or only looked at, the one at --out."""
+def _exported(made: Distillation, run: "Run", stage: Stage, tell: Tell) -> "Bundle":
+    """The bundle before its audit; where it has been audited, or only looked at, the one at --out.
+
+    Raises:
+        InputError: something else is at --out, or the audited bundle is not there.
+    """
     from dpd_export import ExportOptions, export_run
     from dpd_runtime.bundle import load_bundle
     from dpd_runtime.engines import Provider
     from dpd_runtime.golden import check_replay, replay
 
-    if made.out.exists() and not made.unaudited.exists():
+    judged = made.results["evaluation"].exists() and made.asked.quick
+    if not made.unaudited.exists() and (made.audit.exists() or judged):
+        if not made.out.exists():
+            raise InputError(f"--out {made.out}: the bundle of this distillation was there and is gone; put it back")
         return load_bundle(made.out, allow_older=True)
     if not made.unaudited.exists():
+        _check_free(made.out)
         options = ExportOptions(name=made.out.name.removesuffix(".dpd"), codes_only=made.codes_only)
         export_run(run, made.unaudited, options, progress=stage("exporting"), tell=tell)
     bundle = load_bundle(made.unaudited)
@@ -643,6 +654,11 @@ def _exported(made: Distillation, run: Run, stage: Stage, tell: Tell) -> "Bundle
         check_replay(done, bundle.manifest.precision, "cpu")
         tell(f"verified      golden images {done.psnr_db:.1f} dB from PyTorch's, {done.limit_db:.0f} dB are needed")
     return bundle
+
+
+def _check_free(out: Path) -> None:
+    if out.exists():
+        raise InputError(f"--out {out} exists and is not of this distillation; move it away")
 
 
 def _judged(made: Distillation, bundle: "Bundle", stage: Stage) -> "Evaluation":
@@ -660,7 +676,7 @@ def _judged(made: Distillation, bundle: "Bundle", stage: Stage) -> "Evaluation":
         baselines=("random", "full" if made.asked.quick else "herding"),
         metrics=not made.asked.quick,
         ipc=(made.judged_ipc,),
-        pairs=made.plan.pairs,
+        pairs=max(1, made.plan.pairs),  # 0.2.0 planned none for a first look
         **made.asked.image_options,
         jobs=made.threads,
     )
@@ -688,7 +704,7 @@ def _recipe(made: Distillation) -> "Recipe":
     return replace(recipe, full_steps=0) if made.asked.quick and made.images <= SEEN_OFTEN else recipe
 
 
-def _audited(made: Distillation, run: Run, bundle: "Bundle", stage: Stage) -> "Audit":
+def _audited(made: Distillation, run: "Run", bundle: "Bundle", stage: Stage) -> "Audit":
     """The audit; the bundle with its verdict is at --out then."""
     from dpd_distill.plan import AUDIT_IMAGES
     from dpd_eval.audit import audit
@@ -718,7 +734,7 @@ def _report(made: Distillation) -> None:
 
 
 def _result(
-    made: Distillation, run: Run, evaluation: "Evaluation", audit: "Audit | None", times: dict[str, Any]
+    made: Distillation, run: "Run", evaluation: "Evaluation", audit: "Audit | None", times: dict[str, Any]
 ) -> dict[str, Any]:
     """The facts at the end, as `--json` prints them."""
     from dpd_distill.plan import spent_by_stage

@@ -2,12 +2,15 @@
 
 import io
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -215,10 +218,11 @@ def _run_in_workers(
         running: dict[Future[TrainingResult], tuple[int, str, Training]] = {}
         try:
             while True:
-                for number, (key, item) in waiting:
-                    running[pool.submit(_run_in_worker, number, _job(item, recipe, device))] = number, key, item
-                    if len(running) > workers:
-                        break
+                with _without_script():
+                    for number, (key, item) in waiting:
+                        running[pool.submit(_run_in_worker, number, _job(item, recipe, device))] = number, key, item
+                        if len(running) > workers:
+                            break
                 if not running:
                     return
                 ready, _ = wait(running, POLL_SECONDS, return_when=FIRST_COMPLETED)
@@ -232,6 +236,21 @@ def _run_in_workers(
             for worker in set(multiprocessing.active_children()) - others:  # leaving the pool would wait for them
                 worker.terminate()
             raise
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Start processes that do not run the caller's script again, as they need nothing of it.
+
+    A script without `if __name__ == "__main__"` would evaluate once more in each of them. Python then ends the process,
+    and the one that starts it waits for ever to send what the process was to get.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 _worker: list[tuple[Labelled, Any]] = []

@@ -150,7 +150,8 @@ class _Networks:
 
 @dataclass(frozen=True)
 class _Study:
-    """An evaluation before its trainings. pairs: IPC → number of pairs. named: whether the config names the recipe."""
+    """An evaluation before its trainings. pairs: IPC → number of pairs. named: whether the config names the
+    recipe. read_by_options: whether it says how the images were read."""
 
     config: EvaluateConfig
     recipe: Recipe
@@ -160,9 +161,14 @@ class _Study:
     students: dict[str, StudentInfo]
     networks: _Networks
     named: bool
+    read_by_options: bool
 
-    def options(self) -> dict[str, Any]:
-        """The options that repeat the evaluation, but for the number of processes, on which nothing depends."""
+    def options(self) -> dict[str, Any] | None:
+        """The options that repeat the evaluation, but for the number of processes, on which nothing depends. None
+        where no options say how the images were read.
+        """
+        if not self.read_by_options:
+            return None
         given = asdict(replace(self.config, ipc=tuple(self.pairs), resolution=self.inputs.side))
         del given["jobs"]
         return given | ({} if self.named else {"recipe": WITHHELD})
@@ -234,7 +240,8 @@ def _open_study(compared: Compared, config: EvaluateConfig, given: Recipe | None
     }
     networks = _build_networks(inputs.real, wanted, build, stage)
     repeats = Repeats(tuple(one.matching for one in compared.sets))
-    return _Study(config, recipe, inputs, pairs, repeats, students, networks, recipe == named)
+    by_options = compared.train.options is not None
+    return _Study(config, recipe, inputs, pairs, repeats, students, networks, recipe == named, by_options)
 
 
 def _build_networks(real: SceneSet, name: str | None, build: Build, stage: Stage) -> _Networks:

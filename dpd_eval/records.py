@@ -68,7 +68,7 @@ def check_cells(cells: int, where: str) -> None:
 
 def kept(value: str) -> str:
     """An option's value that names a model, for a record that may leave: WITHHELD where it names a folder."""
-    if value.isalpha():  # such as own
+    if value in ("own", "untrained", "mdfl"):
         return value
     ends = {value, *value.split(","), *(value[place + 1 :] for place, letter in enumerate(value) if letter in ":,")}
     return WITHHELD if any(_is_place(end) for end in ends if end) else value

@@ -40,9 +40,10 @@ from dpd_runtime.remarks import recorded_sides, size_remarks
 from dpd_runtime.sampler import Sampler
 from dpd_runtime.set_record import SetRecord
 from dpd_runtime.set_state import DATASET_NAME, METADATA_NAME, STATE_NAME
+from dpd_runtime.settings import WITHHELD
 from dpd_runtime.text import counted
 from dpd_runtime.trust import PublicKey
-from dpd_train.config import TrainConfig
+from dpd_train.config import HUB, OWN, TrainConfig
 from dpd_train.rasters import Rendering, reader, require_rasterio
 from dpd_train.records import RunRecord as RunFile
 from dpd_train.records import convert
@@ -243,14 +244,14 @@ class BundleRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run. repeatable: whether run.json has options that repeat it. samples: what `caption` says.
+    """A run. config: the options that repeat it, or None. samples: what `caption` says.
 
     images, prototypes: counts per class. noise_levels: error of ẑ0 of each predictor, by timestep.
     size: as of a bundle.
     """
 
     name: str
-    repeatable: bool
+    config: Mapping[str, Any] | None
     data: Mapping[str, Any]
     size: str
     images: Mapping[str, float]
@@ -338,7 +339,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
     audit = folder / "audit.json"
     return RunRecord(
         name=name,
-        repeatable=bool(config) and "federated" not in run,
+        config=_repeatable(config) if config and "federated" not in run else None,
         data={key: value for key, value in _flat(data).items() if not key.startswith(("classes ", f"{SIDES} "))},
         size="" if "crop" in content else "; ".join(_told(data.get(SIDES), config.get("resolution"))),
         images=convert(data.get("classes", {}), dict[str, float], f"{where}: data.classes"),
@@ -353,6 +354,13 @@ def read_run(folder: Path, name: str) -> RunRecord:
         if audit.is_file()
         else None,
     )
+
+
+def _repeatable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config, with watchers WITHHELD where folders watched: a record has only their last names."""
+    watchers = str(config.get("watchers", OWN)).split(",")
+    local = any(name != OWN and not (name.startswith(HUB) and "/" in name) for name in watchers)
+    return {**config, "watchers": WITHHELD} if local else {**config}
 
 
 def _told(record: object, side: object) -> list[str]:

@@ -26,6 +26,10 @@ class Command:
     line: str
 
 
+ASKED = ("groups", "watchers", "extractor", "segmenter")
+"""Options that a record may have withheld; others are not asked for because a record says so."""
+
+
 def repeating(
     what: str,
     name: str,
@@ -41,7 +45,8 @@ def repeating(
         record: the file that keeps the options. config: these options.
         ending: of the file that the command writes; none for a folder.
     """
-    asked = [(option(key), "VALUE") for key, value in config.items() if value == WITHHELD and key != "recipe"]
+    asked: list[Option] = [(option(key), "VALUE") for key in ASKED if config.get(key) == WITHHELD]
+    asked += [("--allow-outside",)] if config.get("allow_outside") is True else []
     given = [("--config", folder(record)), *options, *asked, ("--out", folder(f"{name}-again{ending}"))]
     return Command(f"{what}: {name}", shown(["dpd", *words], given, between=" \\\n    "))
 
@@ -71,6 +76,8 @@ def evaluate_command(evaluation: NamedEvaluation) -> Command | None:
     options = [("--train", evaluation.train or "DATA"), ("--test", test)]
     if not shipped_recipe(evaluation):
         options.append(("--recipe", f"{evaluation.recipe.name}.toml"))
+    elif evaluation.config.get("recipe") == WITHHELD:
+        options.append(("--recipe", evaluation.recipe.name))
     words, record = ["evaluate", *map(folder, evaluation.sets)], f"{evaluation.name}.json"
     return repeating("Evaluate", evaluation.name, words, record, evaluation.config, options, ".json")
 
@@ -86,7 +93,7 @@ def provenance(inputs: Inputs) -> dict[str, Any]:
         "versions": _versions(inputs),
         "commands": _commands(inputs),
         "without_options": [
-            *(run.name for run in inputs.runs if not run.repeatable),
+            *(run.name for run in inputs.runs if run.config is None),
             *(made.name for made in inputs.sets if made.config is None),
             *(evaluation.name for evaluation in inputs.evaluations if evaluate_command(evaluation) is None),
         ],
@@ -149,9 +156,9 @@ def _commands(inputs: Inputs) -> list[Command]:
     bundles = {bundle.hash: bundle for bundle in inputs.bundles}
     made = [
         *(
-            repeating("Train", run.name, ["train", "DATA"], f"{run.name}/run.json", {})
+            repeating("Train", run.name, ["train", "DATA"], f"{run.name}/run.json", run.config)
             for run in inputs.runs
-            if run.repeatable
+            if run.config is not None
         ),
         *(set_command(one, bundles.get(one.bundle_hash or ""), embedded) for one in inputs.sets),
         *map(evaluate_command, inputs.evaluations),

@@ -27,7 +27,8 @@ class SetRecord:
         files: sha256 of each file of a packed set.
         provider, provider_version, device, precision, threads, cpu_flags, versions: what computed the pixels.
         call_rows: images in one call of each network, where memory was too short for all of them.
-        config: the options that make the set again: `dpd generate BUNDLE --config dataset.json`.
+        config: the options that make the set again: `dpd generate BUNDLE --config dataset.json`, or of real images
+            `dpd select DATA --config dataset.json`.
         made_with: what must be equal for two processes to write into one folder.
         state: complete.
     """

@@ -2,8 +2,6 @@
 
 from typing import Any, TypedDict, TypeVar
 
-import msgspec
-
 from dpd_runtime.errors import InputError
 
 T = TypeVar("T")
@@ -15,6 +13,8 @@ def convert(content: Any, kind: type[T], where: str) -> T:
     Raises:
         InputError: a field is missing, of the wrong type or out of range; the message names it.
     """
+    import msgspec  # of the extra train; a site generates and reads help without it
+
     try:
         return msgspec.convert(content, kind)
     except (msgspec.ValidationError, RecursionError) as error:
@@ -35,8 +35,8 @@ class RunRecord(TypedDict, total=False):
             where they were kept.
         scenes: class → distinct scenes, where they are fewer than the images.
         images_after_pruning: of --prune. crop: of --crop.
-        prototypes: class → prototypes. prototypes_too_near: those that were left out as they decoded too near to a
-            training image.
+        prototypes: class → prototypes. prototypes_too_near: those that decoded too near to a training image: matched
+            codes return to their start, others are left out.
         watchers: name and weights_sha256 of each further network that watched.
         prototype_privacy: epsilon, delta and noise of --prototype-noise. private_prototypes: whether they show real
             images.

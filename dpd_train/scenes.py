@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -139,15 +140,18 @@ class Scenes:
             )
         return self.read_as(others.rendering or PLAIN)
 
-    def settle(self, config: Options) -> Options:
+    def settle(self, config: Options, given: Mapping[str, object] = MappingProxyType({})) -> Options:
         """The config with the options that the scenes were opened with.
+
+        Args:
+            given: options that were named, which count where they are the default too.
 
         Raises:
             InputError: it asks for something else.
         """
         known = (*FIELDS, "allow_outside")
         own = {name: getattr(self.held_out, name) for name in known if hasattr(self.held_out, name)}
-        for name, asked in config.given_image_options.items():
+        for name, asked in {**given, **config.given_image_options}.items():
             if name in own and asked != own[name]:
                 raise InputError(f"{option(name)} {asked}: {self.root} was opened with {own[name]}; leave it out")
         return replace(config, **own)

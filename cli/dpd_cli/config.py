@@ -7,7 +7,7 @@ from typing import Any
 
 from dpd_cli.options import OPTION
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import MAX_JSON_BYTES, loads
+from dpd_runtime.files import MAX_JSON_BYTES, loads, open_regular
 from dpd_runtime.settings import WITHHELD
 from dpd_runtime.text import joined, option
 
@@ -47,7 +47,7 @@ def read_config(path: Path, command: str, commands: Mapping[str, Any], arguments
         InputError: there is no such file, it is neither TOML nor a record of this command, or it is too large.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             raw = file.read(MAX_JSON_BYTES + 1)
     except OSError as error:
         raise InputError(f"{OPTION} {path}: {error.strerror}; give a readable TOML file, or a record of dpd") from error
@@ -68,7 +68,7 @@ def _of_toml(path: Path, raw: bytes, command: str, commands: Mapping[str, Any]) 
     try:
         content = tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{OPTION} {path}: not TOML ({error})") from error
+        raise InputError(f"{OPTION} {path}: not TOML ({error}); give a TOML file or a record of dpd") from error
     tables = {key for key, value in content.items() if isinstance(value, dict)}
     if strange := sorted(tables - set(commands)):
         raise InputError(f"{OPTION} {path}: [{strange[0]}] is no command of dpd; see dpd --help")
@@ -109,7 +109,7 @@ trust or which other machines work."""
 def filled_options(command: str) -> tuple[str, ...]:
     """The options of a command that its record fills; none for commands without records.
 
-    Those of `dpd train` and `dpd evaluate` are the fields of their configs, but for `--allow-outside`.
+    Those of `dpd train` and `dpd evaluate` are the fields of their configs, but for `--allow-outside` and `--jobs`.
     """
     if command not in ("train", "evaluate"):
         return FILLED.get(command, ())
@@ -134,10 +134,7 @@ def _of_record(
         raise InputError(f"{OPTION} {path}: is not JSON ({error}); give a record of dpd or a TOML file") from None
     config, filled = content.get("config"), filled_options(command)
     if not isinstance(config, dict):
-        raise InputError(
-            f"{OPTION} {path}: keeps no options, as it is no record, or one of dpd 0.2 or of a sampler that no option "
-            "gives; give the options instead"
-        )
+        raise InputError(f"{OPTION} {path}: keeps no options; give them instead")
     if not filled:
         raise InputError(f"{OPTION} {path}: no record repeats dpd {command}; give a TOML file")
     options = {p.opts[0].lstrip("-").replace("-", "_"): p for p in parameters if p.param_type_name == "option"}
@@ -160,7 +157,10 @@ def _of_record(
             continue
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, dict | list) or isinstance(part, bool) is not asked.is_flag:
-                raise InputError(f"{OPTION} {path}: {value!r} is no value of {asked.opts[0]}; the record was changed")
+                raise InputError(
+                    f"{OPTION} {path}: {value!r} is no value of {asked.opts[0]}, so the record was changed; give the "
+                    "options instead"
+                )
         values[asked.name] = _typed(asked, value)
     return values
 
@@ -179,7 +179,7 @@ def _of_run(path: Path, content: dict[str, Any], config: dict[str, Any]) -> dict
         repeated = repeating_options(config)
         watchers = str(repeated.get("watchers", OWN)).split(",")
     except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"{OPTION} {path}: {error}; the record was changed") from None
+        raise InputError(f"{OPTION} {path}: {error}, so the record was changed; give the options instead") from None
     local = [name for name in watchers if name != OWN and not (name.startswith(HUB) and "/" in name)]
     unknown = {name: value for name, value in config.items() if name not in filled_options("train")}
     return unknown | repeated | ({"watchers": WITHHELD} if local else {})

@@ -104,11 +104,11 @@ def test_a_set_is_repeated_by_its_own_record(tmp_path: Path, process_environment
             {"students": ["convnet"]},
             "dpd generate has no option --students; a record repeats the command that wrote it",
         ),
-        ({"ipc": {"a": 1}}, "{'a': 1} is no value of --ipc; the record was changed"),
-        ({"ipc": True}, "True is no value of --ipc; the record was changed"),
-        ({"soft_labels": 1}, "1 is no value of --soft-labels; the record was changed"),
+        ({"ipc": {"a": 1}}, "{'a': 1} is no value of --ipc, so the record was changed; give the options instead"),
+        ({"ipc": True}, "True is no value of --ipc, so the record was changed; give the options instead"),
+        ({"soft_labels": 1}, "1 is no value of --soft-labels, so the record was changed"),
         ({"seed": WITHHELD}, "--seed was given and no record fills it; give it again"),
-        (None, "keeps no options, as it is no record, or one of dpd 0.2 or of a sampler that no option gives"),
+        (None, "keeps no options; give them instead"),
         ([1], "keeps no options"),
     ],
 )
@@ -142,7 +142,7 @@ def test_what_is_filled_is_an_option(command: str) -> None:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"steps": "abc"}, "the record was changed"),
+        ({"steps": "abc"}, "so the record was changed; give the options instead"),
         ({"bands": 5}, "the record was changed"),
         ({"groups": 1}, "the record was changed"),
         ({"stepz": 5}, "dpd train has no option --stepz"),

@@ -223,14 +223,16 @@ def _plan_facts(distillation: "Distillation") -> dict[str, Any]:
 def _print(result: dict[str, Any], out: Path) -> None:
     judged, quick = result["judged"], result["verdict"] == "unaudited"
     print(f"bundle        {out}  {result['bytes'] / 1e6:.1f} MB, {result['prototypes']} prototypes")
-    for arm in judged["arms"]:
+    for arm in judged["arms"] if judged else ():  # 0.2.0 judged no first look
         spread = "" if arm["oa_std"] is None else f" ± {100 * arm['oa_std']:.1f}"
         each = {"images": counted(arm["ipc"], "image"), "real": counted(arm["ipc"], "real image")}
         what = ARMS.get(arm["arm"], arm["arm"]).format(**each)
         print(f"  students on {what:<44} {100 * arm['oa_mean']:.1f} %{spread}")
-    print(f"  of {counted(judged['test_images'], 'validation image')}, which no training has seen")
+    if judged:
+        print(f"  of {counted(judged['test_images'], 'validation image')}, which no training has seen")
     if quick:
-        print("  one student for each line: a first impression, which another seed may change by some points")
+        if judged:
+            print("  one student for each line: a first impression, which another seed may change by some points")
         _print_times(result)
         print("quick look    not audited: a site that asks for --require-audit refuses this bundle")
         print("next          dpd distill DATA --out OTHER, without --quick")

@@ -90,6 +90,9 @@ def test_a_place_takes_the_options_of_its_call_and_opened_scenes_refuse_others(t
     scenes = dpd.open_scenes(folder, val_per_class=2)
     with pytest.raises(InputError, match=r"--val-per-class 3: .* was opened with 2; leave it out"):
         dpd.distill(scenes, tmp_path / "site.dpd", val_per_class=3)
+    named = dpd.open_scenes(folder, split="names")
+    with pytest.raises(InputError, match=r"--split content: .* was opened with names; leave it out"):
+        dpd.distill(named, tmp_path / "site.dpd", split="content")
     with pytest.raises(InputError, match=r"val_per_class: .* was opened, and says it itself"):
         dpd.audit(folder, train=scenes, val_per_class=2)
     with pytest.raises(InputError, match="dp: a distillation with differential privacy is a command alone"):

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -136,6 +138,29 @@ def test_trainings_in_other_processes_tell_their_progress_and_end_at_once(folder
     done, total, title = told[-1]
     assert 0 < done < 0.5
     assert (total, title) == (2, "set, IPC 12, convnet, pair 0")
+
+
+def test_a_script_without_a_guard_can_use_several_processes(
+    folders: dict[str, Path], tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    """A spawned process runs the script again, unless it is told not to; sending it its data then waits for ever."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from dataclasses import replace\n"
+        "from dpd_eval import EvaluateConfig, evaluate, load_recipe\n"
+        "train, test, made, cache = map(Path, sys.argv[1:])\n"
+        "config = EvaluateConfig(baselines=(), metrics=False, pairs=2, ipc=(4,), jobs=2)\n"
+        "recipe = replace(load_recipe('quick'), steps=2, warmup=0)\n"
+        "found = evaluate([made], config, train=train, test=test, recipe=recipe, cache=cache)\n"
+        "print('pairs', len(found.arms[0].oa_runs))\n",
+        encoding="utf-8",
+    )
+    places = [folders[name] for name in ("train", "test", "good")]
+    command = [sys.executable, str(script), *map(str, places), str(tmp_path / "cache")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=process_environment, check=False)
+    assert (done.returncode, done.stdout) == (0, "pairs 2\n"), done.stderr
 
 
 @pytest.mark.full

@@ -520,7 +520,7 @@ def test_a_set_shows_its_classes_and_how_to_make_it(tmp_path: Path) -> None:
 def test_records_without_options_have_no_command_and_the_page_says_so(tmp_path: Path) -> None:
     page, _ = made(tmp_path, write_set(tmp_path / "set0", config=None))
     assert "dpd generate" not in page.words()
-    assert "No command repeats set0: " in page.words()
+    assert "No command repeats set0. " in page.words()
 
 
 @pytest.mark.parametrize(
@@ -570,7 +570,7 @@ def test_an_evaluation_is_repeated_from_its_own_file(tmp_path: Path) -> None:
     assert "cutmix = 0.1" in page.words()  # the recipe as a file, since the package ships another
     page, _ = one(tmp_path, result)
     assert "dpd evaluate" not in page.words()
-    assert "No command repeats result: " in page.words()
+    assert "No command repeats result. " in page.words()
     assert "cutmix = " not in page.words()
 
 

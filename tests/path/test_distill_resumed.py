@@ -1,0 +1,49 @@
+"""A distillation that goes on looks at what is at --out before it takes it for its own."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+from dpd_distill.distillation import Distillation, distil
+from dpd_runtime.errors import InputError
+from tests.drawn_results import audit, write_json
+from tests.path.test_report_inputs import finish, planned
+
+
+def trained(folder: Path, *, quick: bool) -> Distillation:
+    made = planned(folder, quick=quick)
+    finish(made, "training run")
+    write_json(made.training / "classes.json", {"prototype_kind": "matched", "classes": [], "prompts": []})
+    return made
+
+
+def go_on(made: Distillation) -> None:
+    distil(made, lambda title: lambda done, total: None, lambda line: None)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_bundle_of_somebody_else_is_left_alone(quick: bool, tmp_path: Path) -> None:
+    made = trained(tmp_path, quick=quick)
+    made.out.write_text("mine")
+    with pytest.raises(InputError, match=r"--out .*site exists and is not of this distillation; move it away"):
+        go_on(made)
+    assert made.out.read_text() == "mine"
+    assert not (made.folder / "result.json").exists()
+
+
+def test_an_audited_bundle_that_is_gone_is_asked_for(tmp_path: Path) -> None:
+    made = trained(tmp_path, quick=False)
+    write_json(made.audit, audit())
+    with pytest.raises(InputError, match=r"the bundle of this distillation was there and is gone; put it back"):
+        go_on(made)
+
+
+def test_a_finished_one_is_read_again(tmp_path: Path) -> None:
+    made = planned(tmp_path)
+    write_json(made.folder / "result.json", {"verdict": "WARN"})
+    told = list[str]()
+    assert distil(made, lambda title: lambda done, total: None, told.append) == {"verdict": "WARN"}
+    assert told == []
+    assert json.loads((made.folder / "plan.json").read_text())["ipc"] == 2
