@@ -4,11 +4,10 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic
+from typing import Any, Generic
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
 from torch.nn import functional as F
 
 from dpd_runtime.annotations import Progress
@@ -19,30 +18,22 @@ from dpd_train.compute import (
     TimeUp,
     adamw,
     autocast,
-    checkpointed,
     decay_groups,
     draw_rows,
-    load_state,
-    on_cpu,
-    optimizer_tensors,
     prefixed,
-    restore_moments,
-    save_state,
-    step_generator,
     to_device,
     without_prefix,
 )
+from dpd_train.loop import State, Task, Tensors, train, trapezium
 from dpd_train.networks import (
     Classifier,
     Network,
     ResNet,
     ResNetConfig,
     Shape,
-    learning_rate,
     load_classifier,
     predict,
     save_classifier,
-    set_learning_rate,
     weights_to_bytes,
 )
 from dpd_train.scene_set import SceneSet, to_float
@@ -52,7 +43,6 @@ from dpd_train.symmetry import ORDER, d4_each
 
 
 log = logging.getLogger(__name__)
-CHECKPOINT_SECONDS = 60.0
 Labelled = tuple[torch.Tensor, torch.Tensor]
 """Inputs [n, C, H, W] float32 and labels [n] int64."""
 Noise = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
@@ -112,52 +102,6 @@ def _augmented_batch(
     return batch, rows
 
 
-class _Run(Generic[Network]):
-    """Model, optimiser and the best weights so far, saved to and restored from the state file."""
-
-    def __init__(self, shape: Shape[Network], training: ClassifierTraining, device: torch.device) -> None:
-        self.training = training
-        torch.manual_seed(training.seed)  # initial weights and dropout; all other random numbers have their generator
-        self.model = shape.build().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = adamw(decay_groups(self.model.parameters(), training.weight_decay), device)
-        self.accuracy, self.step = -1.0, 0
-        self.best: dict[str, torch.Tensor] = {}
-
-    def update(self, step: int, batch: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """One update. Returns the loss."""
-        training = self.training
-        set_learning_rate(self.optimizer, learning_rate(step, training.steps, training.peak_rate, training.warmup))
-        with autocast(batch.device, enabled=training.bfloat16):
-            logits = self.model(batch.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=training.label_smoothing)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        return loss
-
-    def keep_if_best(self, accuracy: float, step: int) -> None:
-        if accuracy >= self.accuracy:
-            self.accuracy, self.step = accuracy, step
-            self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
-
-    def restore(self, state: Path) -> int:
-        tensors, meta = load_state(state)
-        self.model.load_state_dict(without_prefix("model", tensors))
-        restore_moments(self.optimizer, without_prefix("optimizer", tensors))
-        self.best = without_prefix("best", tensors)
-        torch.set_rng_state(tensors["rng"])  # of dropout on the CPU; on a GPU dropout is not resumed exactly
-        self.accuracy, self.step = meta["best_accuracy"], meta["best_step"]
-        return int(meta["step"])
-
-    def save(self, state: Path, step: int) -> None:
-        tensors = prefixed("model", self.model.state_dict()) | prefixed("best", self.best)
-        tensors |= prefixed("optimizer", optimizer_tensors(self.optimizer))
-        tensors |= {"rng": torch.get_rng_state()}
-        meta = {"step": step, "best_accuracy": self.accuracy, "best_step": self.step}
-        save_state(state, on_cpu(tensors), meta)
-
-
 def train_classifier(
     inputs: torch.Tensor,
     labels: torch.Tensor,
@@ -187,32 +131,52 @@ def train_classifier(
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
-    if deadline is not NEVER and state is None:
-        raise ValueError("a deadline needs a state file to stop at")
     device = torch.device(device)
-    run = _Run(shape, training, device)
-    start = run.restore(state) if state is not None and state.exists() else 0
+    torch.manual_seed(training.seed)  # initial weights and dropout; all other random numbers have their generator
+    model: Network = shape.build().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     inputs, labels, held = inputs.to(device), labels.to(device), validation[0].to(device)
+    best, found = dict[str, torch.Tensor](), {"best_accuracy": -1.0, "best_step": 0}
 
-    def save(done: int) -> None:
-        if state is not None:
-            run.save(state, done)
-
-    for step in checkpointed(range(start, training.steps), save, CHECKPOINT_SECONDS, deadline, progress):
-        generator = step_generator(training.seed, step)
+    def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         batch, rows = _augmented_batch(inputs, training, weights, generator)
         if noise is not None:
             batch = noise(batch, generator)
-        loss = run.update(step, batch, labels[rows])
-        last = step + 1 == training.steps
-        if (step + 1) % training.validate_every == 0 or last:
-            logits = predict(run.model, held)
-            observe(logits)
-            accuracy = (logits.argmax(1) == validation[1]).float().mean().item()
-            log.debug("step %d loss %.3f validation accuracy %.4f", step + 1, loss.item(), accuracy)
-            run.keep_if_best(accuracy, step + 1)
-    run.model.load_state_dict(run.best)
-    return TrainedClassifier(run.model.cpu().eval(), run.accuracy, run.step)
+        with autocast(device, enabled=training.bfloat16):
+            logits = model(batch.contiguous(memory_format=torch.channels_last))
+        return F.cross_entropy(logits.float(), labels[rows], label_smoothing=training.label_smoothing)
+
+    def after(done: int) -> None:
+        if done % training.validate_every and done != training.steps:
+            return
+        logits = predict(model, held)
+        observe(logits)
+        accuracy = (logits.argmax(1) == validation[1]).float().mean().item()
+        log.debug("step %d validation accuracy %.4f", done, accuracy)
+        if accuracy >= found["best_accuracy"]:
+            found.update(best_accuracy=accuracy, best_step=done)
+            best.update({name: value.clone() for name, value in model.state_dict().items()})
+
+    def kept(done: int) -> State:
+        return prefixed("best", best) | {"rng": torch.get_rng_state()}, dict(found)
+
+    def restore(path: Path, tensors: Tensors, meta: dict[str, Any]) -> None:
+        best.update(without_prefix("best", tensors))
+        found.update({name: meta[name] for name in found})
+        torch.set_rng_state(tensors["rng"])  # of dropout on the CPU; on a GPU dropout is not resumed exactly
+
+    task = Task(
+        modules={"model": model},
+        trained=list(model.parameters()),
+        optimizer=adamw(decay_groups(model.parameters(), training.weight_decay), device),
+        rate=trapezium(training.steps, training.peak_rate, training.warmup),
+        loss=loss,
+        after=after,
+        kept=kept,
+        restore=restore,
+    )
+    train(task, training.steps, training.seed, progress, state=state, deadline=deadline, device=device)
+    model.load_state_dict(best)
+    return TrainedClassifier(model.cpu().eval(), found["best_accuracy"], int(found["best_step"]))
 
 
 def trained_classifier(

@@ -26,7 +26,7 @@ from dpd_cli import terminal
 from dpd_cli.main import main
 from dpd_cli.terminal import Update
 from dpd_distill import plan
-from dpd_train import classifiers, matching
+from dpd_train import loop, matching
 from dpd_train.private import budget, choice, decoder, public
 from dpd_train.private import codes as private_codes
 from dpd_train.private.release import Release, read_release, release
@@ -72,7 +72,7 @@ def shorten() -> None:
     plan.SHORTEST_WATCHERS = 2
     plan.MOST_TUNING = plan.MOST_MATCHING = plan.LEAST_MATCHING = plan.SMALL_MATCHING = 6
     plan.AUDIT_IMAGES, matching.VIEWS = 20, 100
-    matching.CHECKPOINT_SECONDS = classifiers.CHECKPOINT_SECONDS = 0.0
+    matching.CHECKPOINT_SECONDS = loop.CHECKPOINT_SECONDS = 0.0
     evaluation.load_recipe = lambda name: replace(load_recipe(name), steps=3, full_steps=0, warmup=1, batch=8)
     stages._recipe = lambda made: evaluation.load_recipe("quick")
     decoder.STEPS, choice.LEAST, choice.CANDIDATES = 2, 30, 1

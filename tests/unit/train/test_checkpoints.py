@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpd_train import classifiers
+from dpd_train import classifiers, loop
 from dpd_train.classifiers import ClassifierTraining, train_classifier, trained_classifier
+from dpd_train.compute import step_generator
 from dpd_train.networks import ResNetConfig
 
 SHAPE = ResNetConfig(num_classes=2, widths=(8, 16), blocks=(1, 1), dropout=0.5)
@@ -27,7 +28,7 @@ def _data() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("name", ["classifier", "latent_classifier"])
 def test_a_killed_training_continues_bit_for_bit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifiers, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     whole = train_classifier(*_data(), _data(), SHAPE, TRAINING).model.state_dict()
     state, steps = tmp_path / "checkpoints" / f"{name}.safetensors", []
 
@@ -70,23 +71,29 @@ def test_labels_are_smoothed(smoothing: float | None, monkeypatch: pytest.Monkey
     training = ClassifierTraining(steps=1, batch=8, bfloat16=False, warmup=0)
     training = training if smoothing is None else replace(training, label_smoothing=smoothing)
     share = 0.1 if smoothing is None else smoothing
-    seen: list[torch.Tensor] = []
+    seen, calls = list[torch.Tensor](), list[torch.Tensor]()
 
-    def clipped(parameters: object, norm: float) -> None:
-        seen.extend(p.grad.clone() for p in model.parameters() if p.grad is not None and p.shape == (2,))
+    def clipped(parameters: list[torch.Tensor], norm: float) -> None:
+        seen.extend(p.grad.clone() for p in parameters if p.grad is not None and p.shape == (2,))
+
+    def watched(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        calls.append(batch)
+        return batch
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
-    run = classifiers._Run(replace(SHAPE, dropout=0.0), training, torch.device("cpu"))
-    model, (inputs, labels) = run.model, _data()
+    inputs, labels = _data()
+    shape = replace(SHAPE, dropout=0.0)
+    train_classifier(inputs, labels, _data(), shape, training, noise=watched)
+    torch.manual_seed(training.seed)
+    rows = torch.randint(20, (8,), generator=step_generator(training.seed, 0))
     with torch.no_grad():
-        probabilities = run.model.train()(inputs[:8]).softmax(1)
-    run.update(0, inputs[:8], labels[:8])
-    wanted = (1 - share) * torch.nn.functional.one_hot(labels[:8], 2) + share / 2
+        probabilities = shape.build().train()(calls[0]).softmax(1)
+    wanted = (1 - share) * torch.nn.functional.one_hot(labels[rows], 2) + share / 2
     torch.testing.assert_close(seen[-1], (probabilities - wanted).mean(0), atol=1e-5, rtol=0)
 
 
 def test_without_the_random_state_the_weights_would_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifiers, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(torch, "set_rng_state", lambda state: None)
     with pytest.raises(AssertionError):
         test_a_killed_training_continues_bit_for_bit("classifier", tmp_path, pytest.MonkeyPatch())

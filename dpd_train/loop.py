@@ -1,0 +1,157 @@
+"""The training loop: a task gives its networks and its loss, the loop owns everything that all trainings share.
+
+That is the optimiser's step, the learning rate, the clipping of gradients, the state file, the deadline and the
+progress. A step draws its random numbers from a generator of its own, so that a resumed training continues with the
+numbers of an uninterrupted one.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dpd_runtime.annotations import Progress
+from dpd_train.compute import (
+    NEVER,
+    Deadline,
+    checkpointed,
+    load_state,
+    on_cpu,
+    optimizer_tensors,
+    prefixed,
+    restore_moments,
+    save_state,
+    step_generator,
+    without_prefix,
+)
+from dpd_train.networks import learning_rate, rewarmed, set_learning_rate
+
+log = logging.getLogger(__name__)
+CHECKPOINT_SECONDS = 60.0
+Tensors = dict[str, torch.Tensor]
+State = tuple[Tensors, dict[str, Any]]
+"""What a state file holds: tensors, and values of JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is trained, and how its loss is computed.
+
+    Args:
+        trained: the parameters that are updated, in the order in which the norm of their gradients is added up.
+        optimizer: of these parameters.
+        rate: step → learning rate, before a second warm-up.
+        loss: (step, generator) → the loss of a step, or its parts one after another, whose gradients are added up. The
+            generator is on the CPU and belongs to this step.
+        modules: networks by the name under which the state file holds their weights.
+        exchange: adds up the gradients of all processes, which it changes in place.
+        after: called with the number of steps done when the weights have been updated.
+        stopped: step → whether the training is to end before it.
+        kept: gives what else the state file holds, or None in a process that writes none. It is called with the number
+            of steps done.
+        restore: gets it back, from the state file of this name.
+        warmup: steps of a second warm-up, after a state without the optimiser's moments.
+        fp16: whether losses are scaled, as half precision needs.
+        clip: largest norm of all gradients together; None does not clip them.
+    """
+
+    trained: Sequence[torch.Tensor]
+    optimizer: torch.optim.Optimizer
+    rate: Callable[[int], float]
+    loss: Callable[[int, torch.Generator], torch.Tensor | Iterable[torch.Tensor]]
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    exchange: Callable[[], None] = lambda: None
+    after: Callable[[int], None] = lambda done: None
+    stopped: Callable[[int], bool] = lambda step: False
+    kept: Callable[[int], State | None] = lambda done: ({}, {})
+    restore: Callable[[Path, Tensors, dict[str, Any]], None] = lambda path, tensors, meta: None
+    warmup: int = 100
+    fp16: bool = False
+    clip: float | None = 1.0
+
+
+def trapezium(steps: int, peak: float, warmup: int = 100, decay_from: float = 0.7) -> Callable[[int], float]:
+    """The learning rate by step: a linear rise, a plateau and a linear fall to zero."""
+    return lambda step: learning_rate(step, steps, peak, warmup, decay_from)
+
+
+def train(
+    task: Task,
+    steps: int,
+    seed: int,
+    progress: Progress = lambda step, steps: None,
+    *,
+    first: int = 0,
+    state: Path | None = None,
+    resume: bool = True,
+    seconds: float | None = None,
+    deadline: Deadline = NEVER,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Do the steps that are left.
+
+    Args:
+        steps: number of the last one. first: that before which it begins, where no state is continued.
+        state: file that is written every `seconds` (None: CHECKPOINT_SECONDS) and when the deadline passes.
+        resume: whether `state` is continued if it exists.
+
+    Raises:
+        TimeUp: the deadline passed; the state is saved.
+        ValueError: a deadline without a state file to stop at.
+    """
+    if deadline is not NEVER and state is None:
+        raise ValueError("a deadline needs a state file to stop at")
+    scaler, start, fresh_since = torch.amp.GradScaler(torch.device(device).type, enabled=task.fp16), first, 0
+    if state is not None and resume and state.exists():
+        start, fresh_since = _restored(task, state, scaler)
+
+    def save(done: int) -> None:
+        if state is not None:
+            _save(task, state, scaler, done, fresh_since)
+
+    left = range(start, steps)
+    for step in checkpointed(left, save, CHECKPOINT_SECONDS if seconds is None else seconds, deadline, progress):
+        if task.stopped(step):
+            save(step)
+            break
+        set_learning_rate(task.optimizer, rewarmed(task.rate(step), step, fresh_since, task.warmup))
+        task.optimizer.zero_grad()
+        losses = task.loss(step, step_generator(seed, step))
+        for loss in (losses,) if isinstance(losses, torch.Tensor) else losses:
+            scaler.scale(loss).backward()
+        task.exchange()
+        scaler.unscale_(task.optimizer)
+        if task.clip is not None:
+            nn.utils.clip_grad_norm_(task.trained, task.clip)
+        scaler.step(task.optimizer)
+        scaler.update()
+        task.after(step + 1)
+
+
+def _restored(task: Task, state: Path, scaler: torch.amp.GradScaler) -> tuple[int, int]:
+    """Read `state`. Returns its step, and the step at which the optimiser's moments were lost; 0: they were not."""
+    tensors, meta = load_state(state)
+    task.restore(state, tensors, meta)
+    for name, module in task.modules.items():
+        module.load_state_dict(without_prefix(name, tensors))
+    moments, step = without_prefix("optimizer", tensors), int(meta["step"])
+    restore_moments(task.optimizer, moments)
+    if meta.get("scaler"):
+        scaler.load_state_dict(meta["scaler"])
+    log.info("resumed at step %d%s", step, "" if moments else ", with a fresh optimiser")
+    return step, meta.get("fresh_since", 0) if moments else step
+
+
+def _save(task: Task, state: Path, scaler: torch.amp.GradScaler, done: int, fresh_since: int) -> None:
+    if (kept := task.kept(done)) is None:
+        return
+    tensors, meta = kept
+    for name, module in task.modules.items():
+        tensors |= prefixed(name, module.state_dict())
+    tensors |= prefixed("optimizer", optimizer_tensors(task.optimizer))
+    meta |= {"step": done, "fresh_since": fresh_since, "scaler": scaler.state_dict()}
+    save_state(state, on_cpu(tensors), meta)
