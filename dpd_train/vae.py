@@ -14,26 +14,10 @@ from torch.nn import functional as F
 from dpd_runtime.annotations import Progress
 from dpd_train.bases import Base
 from dpd_train.classifiers import ClassifierTraining, Labelled, load_pool, train_pool
-from dpd_train.compute import (
-    NEVER,
-    Deadline,
-    adamw,
-    autocast,
-    checkpointed,
-    draw_rows,
-    load_state,
-    norms_in_float32,
-    on_cpu,
-    optimizer_tensors,
-    prefixed,
-    restore_moments,
-    save_state,
-    step_generator,
-    to_device,
-    without_prefix,
-)
+from dpd_train.compute import NEVER, Deadline, adamw, autocast, draw_rows, norms_in_float32, to_device
 from dpd_train.config import TrainConfig
-from dpd_train.networks import ResNet, ResNetConfig, learning_rate, rewarmed, set_learning_rate
+from dpd_train.loop import State, Task, train, trapezium
+from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.scene_set import to_float
 from dpd_train.symmetry import ORDER, appearance, d4
 
@@ -183,93 +167,6 @@ def _pixel_losses(
     return parts
 
 
-class _Run:
-    """Networks and optimiser of one part of the training, saved to and restored from the state file."""
-
-    def __init__(
-        self,
-        vae: AutoencoderKL,
-        perceptual: Sequence[ResNet],
-        training: AutoencoderTraining,
-        decoder_only: bool,
-        device: torch.device,
-    ) -> None:
-        self.training, self.decoder_only, self.device = training, decoder_only, device
-        self.trained = list(vae.parameters())
-        if decoder_only:
-            self.trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
-            vae.encoder.requires_grad_(False)
-            vae.quant_conv.requires_grad_(False)
-        self.vae = vae.to(device).to(memory_format=torch.channels_last)
-        self.perceptual = [copy.deepcopy(network).to(device) for network in perceptual]
-        self.optimizer = adamw(self.trained, device, betas=(0.9, 0.99), weight_decay=0.01)
-        self.fresh_since = 0  # step at which the optimiser's moments were lost
-
-    def restore(self, state: Path) -> int:
-        """Read `state` and return its step. Without the optimiser's moments it starts fresh, with a second warm-up."""
-        tensors, meta = load_state(state)
-        self.vae.load_state_dict(without_prefix("vae", tensors))
-        moments = without_prefix("optimizer", tensors)
-        restore_moments(self.optimizer, moments)
-        step = int(meta["step"])
-        self.fresh_since = meta.get("fresh_since", 0) if moments else step
-        log.info("resumed at step %d%s", step, "" if moments else ", with a fresh optimiser")
-        return step
-
-    def save(self, state: Path, step: int) -> None:
-        tensors = prefixed("vae", self.vae.state_dict()) | prefixed("optimizer", optimizer_tensors(self.optimizer))
-        meta = {"step": step, "steps": self.training.steps, "fresh_since": self.fresh_since}
-        save_state(state, on_cpu(tensors), meta)
-
-    def step(self, step: int, images: torch.Tensor, weights: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        """One update; the parts of the loss. images: all of them, uint8, on the device."""
-        training, device = self.training, self.device
-        generator = step_generator(training.seed, step)
-        rows = to_device(draw_rows(len(images), training.batch, weights, generator), device)
-        batch = d4(to_float(images[rows]), int(torch.randint(ORDER, (1,), generator=generator)))
-        batch = batch.contiguous(memory_format=torch.channels_last)
-        element = int(torch.randint(ORDER, (1,), generator=generator))
-        halved = float(torch.rand(1, generator=generator)) < training.scale_probability
-        rate = rewarmed(learning_rate(step, training.steps, training.peak_rate), step, self.fresh_since, 100)
-        set_learning_rate(self.optimizer, rate)
-        with autocast(device, enabled=training.bfloat16):
-            with torch.set_grad_enabled(not self.decoder_only):
-                posterior = self.vae.encode(batch).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator)
-            latents = posterior.mean + posterior.std * to_device(noise, device)
-            if training.latent_noise:
-                spread = training.latent_noise * float(torch.rand(1, generator=generator)) * latents.std().detach()
-                noise = torch.randn(latents.shape, generator=generator)
-                latents = latents + spread * to_device(noise, device)
-            targets = d4(batch, element)
-            latents = d4(latents, element)
-            if halved:
-                latents, targets = F.avg_pool2d(latents, 2), F.avg_pool2d(targets, 2)
-            reconstructed = self.vae.decode(latents).sample
-        reconstructed = reconstructed.float()
-        parts = _pixel_losses(training, reconstructed, targets)
-        if training.appearance_weight:  # of the images themselves, not in units of their contrast
-            error = F.l1_loss(appearance(reconstructed), appearance(targets))
-            parts["appearance"] = training.appearance_weight * error
-        if not self.decoder_only:
-            parts["kl"] = training.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
-        if self.perceptual:
-            network = self.perceptual[int(torch.randint(len(self.perceptual), (1,), generator=generator))]
-            with autocast(device, enabled=training.bfloat16):
-                with torch.no_grad():
-                    wanted = [features.float() for features in network.features(targets)]
-                maps = [features.float() for features in network.features(reconstructed)]
-            parts["perceptual"] = training.perceptual_weight * perceptual_loss(maps, wanted)
-            if training.statistics_weight:
-                parts["statistics"] = training.statistics_weight * statistics_loss(maps, wanted)
-        total = torch.stack([part.float() for part in parts.values()]).sum()
-        self.optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimizer.step()
-        return parts
-
-
 def train_autoencoder(
     vae: AutoencoderKL,
     images: torch.Tensor,
@@ -299,27 +196,105 @@ def train_autoencoder(
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
-    run = _Run(vae, perceptual, training, decoder_only, torch.device(device))
-    start = run.restore(state) if state.exists() else 0
-    images, held = images.to(run.device), to_float(validation[:: max(1, len(validation) // 200)]).to(run.device)
-    hooks = norms_in_float32(run.vae)
+    device, trained = torch.device(device), list(vae.parameters())
+    if decoder_only:
+        trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    vae = vae.to(device).to(memory_format=torch.channels_last)
+    judges = [copy.deepcopy(network).to(device) for network in perceptual]
+    images, held = images.to(device), to_float(validation[:: max(1, len(validation) // 200)]).to(device)
+    parts = dict[str, torch.Tensor]()
 
-    def save(done: int) -> None:
-        run.vae.eval()
-        log.info("step %d validation %s", done, reconstruction_metrics(run.vae, held))
-        run.vae.train()
-        run.save(state, done)
+    def loss(step: int, generator: torch.Generator) -> torch.Tensor:
+        parts.clear()
+        parts.update(_losses(vae, judges, images, weights, training, decoder_only, generator))
+        return torch.stack([part.float() for part in parts.values()]).sum()
 
-    steps = range(start, training.steps)
+    def after(done: int) -> None:
+        if done % 25 == 0:
+            log.info("step %d %s", done, " ".join(f"{k} {float(v.detach()):.4f}" for k, v in parts.items()))
+
+    def kept(done: int) -> State:
+        vae.eval()
+        log.info("step %d validation %s", done, reconstruction_metrics(vae, held))
+        vae.train()
+        return {}, {"steps": training.steps}
+
+    task = Task(
+        modules={"vae": vae},
+        trained=trained,
+        optimizer=adamw(trained, device, betas=(0.9, 0.99), weight_decay=0.01),
+        rate=trapezium(training.steps, training.peak_rate),
+        loss=loss,
+        after=after,
+        kept=kept,
+    )
+    hooks, seconds = norms_in_float32(vae), training.checkpoint_seconds
     try:
-        for step in checkpointed(steps, save, training.checkpoint_seconds, deadline, progress):
-            parts = run.step(step, images, weights)
-            if (step + 1) % 25 == 0:
-                log.info("step %d %s", step + 1, " ".join(f"{k} {float(v.detach()):.4f}" for k, v in parts.items()))
+        train(
+            task,
+            training.steps,
+            training.seed,
+            progress,
+            state=state,
+            seconds=seconds,
+            deadline=deadline,
+            device=device,
+        )
     finally:
         for hook in hooks:
             hook.remove()
-    return run.vae.cpu().eval()
+    return vae.cpu().eval()
+
+
+def _losses(
+    vae: AutoencoderKL,
+    judges: Sequence[ResNet],
+    images: torch.Tensor,
+    weights: torch.Tensor | None,
+    training: AutoencoderTraining,
+    decoder_only: bool,
+    generator: torch.Generator,
+) -> dict[str, torch.Tensor]:
+    """The parts of the loss of a random batch. images: all of them, uint8, on the device."""
+    device = images.device
+    rows = to_device(draw_rows(len(images), training.batch, weights, generator), device)
+    batch = d4(to_float(images[rows]), int(torch.randint(ORDER, (1,), generator=generator)))
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    element = int(torch.randint(ORDER, (1,), generator=generator))
+    halved = float(torch.rand(1, generator=generator)) < training.scale_probability
+    with autocast(device, enabled=training.bfloat16):
+        with torch.set_grad_enabled(not decoder_only):
+            posterior = vae.encode(batch).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        latents = posterior.mean + posterior.std * to_device(noise, device)
+        if training.latent_noise:
+            spread = training.latent_noise * float(torch.rand(1, generator=generator)) * latents.std().detach()
+            noise = torch.randn(latents.shape, generator=generator)
+            latents = latents + spread * to_device(noise, device)
+        targets = d4(batch, element)
+        latents = d4(latents, element)
+        if halved:
+            latents, targets = F.avg_pool2d(latents, 2), F.avg_pool2d(targets, 2)
+        reconstructed = vae.decode(latents).sample
+    reconstructed = reconstructed.float()
+    parts = _pixel_losses(training, reconstructed, targets)
+    if training.appearance_weight:  # of the images themselves, not in units of their contrast
+        error = F.l1_loss(appearance(reconstructed), appearance(targets))
+        parts["appearance"] = training.appearance_weight * error
+    if not decoder_only:
+        parts["kl"] = training.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
+    if judges:
+        network = judges[int(torch.randint(len(judges), (1,), generator=generator))]
+        with autocast(device, enabled=training.bfloat16):
+            with torch.no_grad():
+                wanted = [features.float() for features in network.features(targets)]
+            maps = [features.float() for features in network.features(reconstructed)]
+        parts["perceptual"] = training.perceptual_weight * perceptual_loss(maps, wanted)
+        if training.statistics_weight:
+            parts["statistics"] = training.statistics_weight * statistics_loss(maps, wanted)
+    return parts
 
 
 # -- Settings of the training of a VAE's decoder: those of the nano base.
