@@ -3,12 +3,11 @@
 import copy
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,23 +25,17 @@ from dpd_train.compute import (
     Deadline,
     adamw,
     autocast,
-    checkpointed,
     decay_groups,
     draw_rows,
-    load_state,
     norms_in_float32,
-    on_cpu,
-    optimizer_tensors,
     prefixed,
-    restore_moments,
-    save_state,
-    step_generator,
     to_device,
     without_prefix,
 )
 from dpd_train.config import Precision
 from dpd_train.distributed import ALONE, Team
-from dpd_train.networks import ResNet, learning_rate, predict, rewarmed, set_learning_rate
+from dpd_train.loop import State, Task, Tensors, train, trapezium
+from dpd_train.networks import ResNet, predict
 from dpd_train.rs_dgc import RsDgc
 from dpd_train.symmetry import ORDER, d4_each
 from dpd_train.tracking import Track
@@ -387,20 +380,27 @@ def validation_loss(modules: nn.ModuleDict, data: LatentData, schedule: Schedule
     return float(errors.log().mean().exp() if gamma is None else errors.mean())
 
 
-class _Run:
-    """Networks, averages and optimiser of one training, saved to and restored from the state file."""
+class _Denoising:
+    """Networks, averages and figures of one training: what a step computes, and what it leaves behind."""
 
     def __init__(
         self,
         unet: UNet2DConditionModel,
         text_encoder: CLIPTextModel,
-        vae: AutoencoderKL | None,
-        classifier: ConsistencyClassifier | None,
+        data: LatentData,
+        validation: LatentData,
+        schedule: Schedule,
         training: DenoiserTraining,
         device: torch.device,
         team: Team,
+        *,
+        vae: AutoencoderKL | None,
+        classifier: ConsistencyClassifier | None,
+        track: Track | None,
     ) -> None:
-        self.training, self.device, self.team = training, device, team
+        self.training, self.device, self.team, self.track = training, device, team, track
+        self.data, self.validation, self.schedule = data, validation, schedule
+        self.latents = data.latents.to(device)
         modules = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).train().to(device)
         self.modules: nn.ModuleDict = modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.vae = None if vae is None else copy.deepcopy(vae).eval().requires_grad_(False).to(device)
@@ -411,12 +411,32 @@ class _Run:
         groups = decay_groups(self.modules.parameters(), 0.01)
         groups[1]["params"] += levels
         self.optimizer = adamw(groups, device, betas=(0.9, 0.99))
-        self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
         self.averages = [PowerAverage(self.modules, length) for length in training.ema_lengths if team.leads]
         self.history: list[dict[str, float]] = []
+        self.squared = torch.zeros((), device=device)  # squared error of the step, of all processes after `exchange`
         self.recent = torch.zeros((), dtype=torch.float64, device=device)  # smoothed loss, read only when logged
-        self.fresh_since = 0  # step at which the optimiser's moments were lost
         self.compression = RsDgc(training.compression) if training.compression else None
+        self.rises = False  # whether the validation loss does, as all processes know after a validation
+
+    @property
+    def task(self) -> Task:
+        training = self.training
+        levels = {} if self.uncertainty is None else {"uncertainty": self.uncertainty}
+        averages = {f"average{i}": average.modules for i, average in enumerate(self.averages)}
+        return Task(
+            modules={"modules": self.modules, **averages, **levels},
+            trained=self.trained,
+            optimizer=self.optimizer,
+            rate=trapezium(training.steps, training.peak_rate, training.warmup, training.decay_from),
+            loss=self.losses,
+            exchange=self.exchange,
+            after=self.after,
+            stopped=self.stopped,
+            kept=self.kept,
+            restore=self.restore,
+            warmup=training.warmup,
+            fp16=training.precision == "fp16",
+        )
 
     @property
     def best(self) -> PowerAverage:
@@ -424,94 +444,90 @@ class _Run:
         length = self.history[-1]["ema_length"] if self.history else self.training.ema_lengths[0]
         return next(average for average in self.averages if average.length == length)
 
-    def restore(self, state: Path) -> int:
-        """Read `state` and return its step.
-
-        A state that holds only one average is continued from it, with a fresh optimiser and a second warm-up.
+    def restore(self, path: Path, tensors: Tensors, meta: dict[str, Any]) -> None:
+        """Take up figures. A state that holds only one average is continued from it.
 
         Raises:
             InputError: its losses were weighed in another way, so that they cannot be compared.
         """
-        tensors, meta = load_state(state)
         if meta.get("min_snr_gamma", MIN_SNR_GAMMA) != self.training.min_snr_gamma:
             raise InputError(
-                f"{state} was trained with other weights of the noise levels, by another version; finish it with that "
+                f"{path} was trained with other weights of the noise levels, by another version; finish it with that "
                 "version, or begin again with another --state, and with --start from the base that it made"
             )
-        best, moments = without_prefix("ema", tensors), without_prefix("optimizer", tensors)
-        self.modules.load_state_dict(without_prefix("modules", tensors) or best)
-        for i, average in enumerate(self.averages):
-            average.modules.load_state_dict(without_prefix(f"average{i}", tensors) or best)
-        if self.uncertainty is not None and (levels := without_prefix("uncertainty", tensors)):
-            self.uncertainty.load_state_dict(levels)
-        restore_moments(self.optimizer, moments)
-        if meta.get("scaler"):
-            self.scaler.load_state_dict(meta["scaler"])
-        step = int(meta["step"])
+        best = without_prefix("ema", tensors)
+        for name in ("modules", *(f"average{i}" for i in range(len(self.averages)))):
+            if not without_prefix(name, tensors):
+                tensors.update(prefixed(name, best))
+        if self.uncertainty is not None and not without_prefix("uncertainty", tensors):
+            tensors.update(prefixed("uncertainty", self.uncertainty.state_dict()))
         self.history = meta["history"]
         self.recent.fill_(meta["recent"])
-        self.fresh_since = meta.get("fresh_since", 0) if moments else step
-        log.info("resumed at step %d%s", step, "" if moments else ", with a fresh optimiser")
-        return step
+        self.rises = self.team.agree(self.memorises)
 
-    def save(self, state: Path, step: int) -> None:
+    def stopped(self, step: int) -> bool:
+        """Whether the validation loss rises, as memorising begins."""
+        if self.rises:
+            log.warning("step %d: the validation loss rises, training stops here", step)
+        return self.rises
+
+    def kept(self, done: int) -> State | None:
         if not self.team.leads:
-            return
-        tensors = prefixed("modules", self.modules.state_dict()) | prefixed("ema", self.best.modules.state_dict())
-        for i, average in enumerate(self.averages):
-            tensors |= prefixed(f"average{i}", average.modules.state_dict())
-        if self.uncertainty is not None:
-            tensors |= prefixed("uncertainty", self.uncertainty.state_dict())
-        tensors |= prefixed("optimizer", optimizer_tensors(self.optimizer))
-        meta = {"step": step, "history": self.history, "recent": float(self.recent), "fresh_since": self.fresh_since}
-        meta |= {
-            "min_snr_gamma": self.training.min_snr_gamma,
-            "steps": self.training.steps,
-            "scaler": self.scaler.state_dict(),
-        }
-        save_state(state, on_cpu(tensors), meta)
+            return None
+        meta = {"history": self.history, "recent": float(self.recent), "min_snr_gamma": self.training.min_snr_gamma}
+        return prefixed("ema", self.best.modules.state_dict()), meta | {"steps": self.training.steps}
 
-    def step(self, step: int, latents: torch.Tensor, data: LatentData, schedule: Schedule) -> None:
-        """One update. latents: those of `data`, on the device.
+    def losses(self, step: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+        """The losses of this process's share of the batch, a part at a time.
 
         A part's losses are sums divided by the size of the whole batch, so that the parts of all processes add up to
-        the batch's mean. Gradients are added up once after the last part. A DDP wrapper would do so after every part,
-        and would wrap the networks that the loop averages, saves and, with adapters, shares.
+        the batch's mean.
         """
-        training = self.training
-        generator, dropout = step_generator(training.seed, step), training.prompt_dropout
+        training, data, dropout = self.training, self.data, self.training.prompt_dropout
         drawn = draw(
-            training.batch, latents.shape, data.labels, data.captions, dropout, schedule, generator, data.weights
+            training.batch,
+            self.latents.shape,
+            data.labels,
+            data.captions,
+            dropout,
+            self.schedule,
+            generator,
+            data.weights,
         )
-        rate = learning_rate(step, training.steps, training.peak_rate, training.warmup, training.decay_from)
-        set_learning_rate(self.optimizer, rewarmed(rate, step, self.fresh_since, training.warmup))
-        self.optimizer.zero_grad()
-        squared = torch.zeros((), device=self.device)
+        self.squared = torch.zeros((), device=self.device)
         for part in parts(self.team.share(training.batch), training.micro_batch):
-            loss, own = self._losses(step, drawn, part, latents, data, schedule)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            squared += own.detach()
+            loss, own = self._losses(step, drawn, part)
+            self.squared += own.detach()
+            yield loss
+
+    def exchange(self) -> None:
+        """Add up the gradients of all processes, once after the last part. A DDP wrapper would do so after every part,
+        and would wrap the networks that are averaged, saved and, with adapters, shared.
+        """
         trained = [(id(p), p.grad) for p in self.trained if p.grad is not None]
         gradients = [gradient for _, gradient in trained]
         if self.compression is None:
-            self.team.add_up([*gradients, squared])
+            self.team.add_up([*gradients, self.squared])
         else:
             self.compression.exchange(gradients, [key for key, _ in trained], self.team.gather)
-            self.team.add_up([squared])
-        self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        for average in self.averages:
-            average.update(self.modules, step)
-        smoothed = squared.double()
-        self.recent = smoothed if step == 0 else 0.98 * self.recent + 0.02 * smoothed
+            self.team.add_up([self.squared])
 
-    def _losses(
-        self, step: int, drawn: Drawn, part: slice, latents: torch.Tensor, data: LatentData, schedule: Schedule
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def after(self, done: int) -> None:
+        training = self.training
+        for average in self.averages:
+            average.update(self.modules, done - 1)
+        smoothed = self.squared.double()
+        self.recent = smoothed if done == 1 else 0.98 * self.recent + 0.02 * smoothed
+        measured = done % training.validate_every == 0 or done == training.steps
+        if measured:
+            self.validate(done)
+            self.rises = self.team.agree(self.memorises)
+        if self.track is not None and (measured or done % TRACK_EVERY == 0):
+            self.track(done, self.figures(measured))
+
+    def _losses(self, step: int, drawn: Drawn, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """The share of `part` in the loss, and in its squared error alone."""
-        training, device = self.training, self.device
+        training, device, latents, data, schedule = self.training, self.device, self.latents, self.data, self.schedule
         rows, ids, timesteps = drawn.rows[part], drawn.ids[part], drawn.timesteps[part]
         batch = d4_each(latents[to_device(rows, device)], to_device(drawn.elements[part], device))
         with self._autocast():
@@ -546,11 +562,11 @@ class _Run:
         precision = self.training.precision
         return autocast(self.device, AUTOCAST[precision], enabled=precision != "fp32")
 
-    def validate(self, step: int, validation: LatentData, schedule: Schedule) -> None:
+    def validate(self, step: int) -> None:
         if not self.team.leads:
             return
         gamma = self.training.min_snr_gamma
-        losses = [validation_loss(average.modules, validation, schedule, gamma) for average in self.averages]
+        losses = [validation_loss(one.modules, self.validation, self.schedule, gamma) for one in self.averages]
         best = min(range(len(losses)), key=losses.__getitem__)
         entry = {"step": step, "loss": float(self.recent), "validation_loss": losses[best]}
         sent = {} if self.compression is None else self.compression.figures()
@@ -607,25 +623,32 @@ def train_denoiser(
         TimeUp: the deadline passed; the state is saved.
         PeerError: another process has gone.
     """
-    run = _Run(unet, text_encoder, vae, classifier, training, torch.device(device), team)
-    start = run.restore(state) if team.agree(state.exists()) else 0
-    latents = data.latents.to(run.device)
-    hooks, save = norms_in_float32(run.modules), partial(run.save, state)
-    steps, deadline = range(start, training.steps if until is None else until), team.shared(deadline)
-    rises = team.agree(run.memorises)
+    run = _Denoising(
+        unet,
+        text_encoder,
+        data,
+        validation,
+        schedule,
+        training,
+        torch.device(device),
+        team,
+        vae=vae,
+        classifier=classifier,
+        track=track,
+    )
+    hooks, resumed = norms_in_float32(run.modules), team.agree(state.exists())
     try:
-        for step in checkpointed(steps, save, training.checkpoint_seconds, deadline, progress):
-            if rises:
-                log.warning("step %d: the validation loss rises, training stops here", step)
-                save(step)
-                break
-            run.step(step, latents, data, schedule)
-            measured = (step + 1) % training.validate_every == 0 or step + 1 == training.steps
-            if measured:
-                run.validate(step + 1, validation, schedule)
-                rises = team.agree(run.memorises)
-            if track is not None and (measured or (step + 1) % TRACK_EVERY == 0):
-                track(step + 1, run.figures(measured))
+        train(
+            run.task,
+            training.steps if until is None else until,
+            training.seed,
+            progress,
+            state=state,
+            resume=resumed,
+            seconds=training.checkpoint_seconds,
+            deadline=team.shared(deadline),
+            device=device,
+        )
     finally:
         for hook in hooks:
             hook.remove()
