@@ -14,25 +14,9 @@ from torch.nn import functional as F
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
-from dpd_train.compute import (
-    NEVER,
-    Deadline,
-    adamw,
-    autocast,
-    checkpointed,
-    decay_groups,
-    epoch_rows,
-    load_state,
-    on_cpu,
-    optimizer_tensors,
-    prefixed,
-    restore_moments,
-    save_state,
-    step_generator,
-    to_device,
-    without_prefix,
-)
-from dpd_train.networks import ResNet, ResNetConfig, learning_rate, set_learning_rate
+from dpd_train.compute import NEVER, Deadline, adamw, autocast, decay_groups, epoch_rows, to_device
+from dpd_train.loop import State, Task, Tensors, train, trapezium
+from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.scene_set import to_float
 from dpd_train.swimdiff.config import SwimDiff
 from dpd_train.swimdiff.contrast import KeyQueue, follow, in_groups, info_nce
@@ -43,7 +27,6 @@ from dpd_train.swimdiff.views import random_views
 log = logging.getLogger(__name__)
 PROJECTION = 64  # width of queries and keys
 AVERAGED = 50  # steps of one line of the losses
-CHECKPOINT_SECONDS = 60.0
 Losses = list[dict[str, float]]
 """One line for every AVERAGED steps: "step", and the means of "contrast", "diffusion" and "feature_std".
 
@@ -79,11 +62,19 @@ def spread(features: torch.Tensor) -> torch.Tensor:
     return F.normalize(features, dim=1).std(dim=0).mean() * math.sqrt(features.shape[1])
 
 
-class _Run:
-    """Networks, queue, optimiser and losses of one training, saved to and restored from the state file."""
+class _Swim:
+    """Networks, queue and losses of one training: what a step computes, and what it leaves behind."""
 
-    def __init__(self, shape: ResNetConfig, training: SwimDiff, device: torch.device) -> None:
+    def __init__(
+        self, shape: ResNetConfig, training: SwimDiff, data: Unlabelled, device: torch.device, known: Mapping[str, Any]
+    ) -> None:
+        """Args:
+        known: what a state file must have been made with.
+        """
         self.training, self.device, self.schedule = training, device, cosine_schedule()
+        self.data, self.known = data, known
+        self.images = torch.from_numpy(data.images)
+        self.scenes = to_device(torch.from_numpy(data.scenes), device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.fast, self.denoiser = _Projector(shape), FeatureDenoiser(shape.widths[-1])
@@ -91,17 +82,28 @@ class _Run:
         self.modules.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.slow = copy.deepcopy(self.fast).requires_grad_(False)
         self.queue = KeyQueue(training.queue, shape.num_classes, device)
-        self.optimizer = adamw(decay_groups(self.modules.parameters(), training.weight_decay), device)
         self.losses: Losses = []
         self.sums = torch.zeros(3, device=device)  # of a line's losses, read only when the line is complete
+        self.waiting: tuple[torch.Tensor, torch.Tensor] | None = None  # keys and scenes of the step, for the queue
 
-    def step(self, step: int, data: Unlabelled, images: torch.Tensor, scenes: torch.Tensor) -> None:
-        """One update. The random numbers are the same whatever the weights of the losses.
+    @property
+    def task(self) -> Task:
+        training = self.training
+        return Task(
+            modules={"modules": self.modules, "slow": self.slow},
+            trained=list(self.modules.parameters()),
+            optimizer=adamw(decay_groups(self.modules.parameters(), training.weight_decay), self.device),
+            rate=trapezium(training.steps, training.peak_rate),
+            loss=self.loss,
+            after=self.after,
+            kept=self.kept,
+            restore=self.restore,
+        )
 
-        images: those of `data` as a tensor. scenes: likewise, on the device.
-        """
-        training, generator = self.training, step_generator(self.training.seed, step)
-        rows = epoch_rows(len(images), training.batch, data.weights, training.seed, step)
+    def loss(self, step: int, generator: torch.Generator) -> torch.Tensor:
+        """The random numbers are the same whatever the weights of the losses."""
+        training, images, scenes = self.training, self.images, self.scenes
+        rows = epoch_rows(len(images), training.batch, self.data.weights, training.seed, step)
         pixels = to_float(to_device(images[rows], self.device))
         queried, keyed = (_fast(random_views(pixels, generator)) for _ in range(2))
         noise = torch.randn(pixels.shape, generator=generator)
@@ -116,19 +118,17 @@ class _Run:
             shaken = to_device(noise, self.device)
             with self._autocast():
                 diffusion = diffusion_loss(self.denoiser, maps, queried, shaken, timesteps, self.schedule)
-        loss = training.contrast_weight * contrast + training.diffusion_weight * diffusion
-        set_learning_rate(self.optimizer, learning_rate(step, training.steps, training.peak_rate))
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
-        self.optimizer.step()
-        if keys is not None:
-            follow(self.slow, self.fast, training.momentum)
-            self.queue.add(keys, scenes[rows])
+        self.waiting = None if keys is None else (keys, scenes[rows])
         features = maps.detach().float().mean(dim=(2, 3))
         self.sums += torch.stack([contrast.detach(), diffusion.detach(), spread(features)])
-        if (step + 1) % AVERAGED == 0 or step + 1 == training.steps:
-            self._write_line(step + 1)
+        return training.contrast_weight * contrast + training.diffusion_weight * diffusion
+
+    def after(self, done: int) -> None:
+        if self.waiting is not None:
+            follow(self.slow, self.fast, self.training.momentum)
+            self.queue.add(*self.waiting)
+        if done % AVERAGED == 0 or done == self.training.steps:
+            self._write_line(done)
 
     def _contrast(
         self, maps: torch.Tensor, keyed: torch.Tensor, scenes: torch.Tensor, order: torch.Tensor
@@ -153,33 +153,23 @@ class _Run:
         self.losses.append({"step": done, **{name: round(v, 5) for name, v in zip(names, values, strict=True)}})
         log.info("step %d contrast %.3f diffusion %.4f feature deviation %.3f", done, *values)
 
-    def restore(self, state: Path, known: Mapping[str, Any]) -> int:
-        """Read `state` and return its step.
-
-        Raises:
-            InputError: it is that of another training.
+    def restore(self, path: Path, tensors: Tensors, meta: dict[str, Any]) -> None:
+        """Raises:
+        InputError: the state is that of another training.
         """
-        tensors, meta = load_state(state)
-        if meta.get("known") != known:
+        if meta.get("known") != self.known:
             raise InputError(
-                f"{state} is the state of a training with other settings or images; "
+                f"{path} is the state of a training with other settings or images; "
                 "give the same, choose another --state, or delete it"
             )
-        self.modules.load_state_dict(without_prefix("modules", tensors))
-        self.slow.load_state_dict(without_prefix("slow", tensors))
-        restore_moments(self.optimizer, without_prefix("optimizer", tensors))
         self.queue.keys.copy_(tensors["queue.keys"])
         self.queue.scenes.copy_(tensors["queue.scenes"])
         self.queue.position, self.losses = int(meta["position"]), meta["losses"]
         self.sums.copy_(tensors["sums"])
-        return int(meta["step"])
 
-    def save(self, state: Path, step: int, known: Mapping[str, Any]) -> None:
-        tensors = prefixed("modules", self.modules.state_dict()) | prefixed("slow", self.slow.state_dict())
-        tensors |= prefixed("optimizer", optimizer_tensors(self.optimizer))
-        tensors |= {"queue.keys": self.queue.keys, "queue.scenes": self.queue.scenes, "sums": self.sums}
-        meta = {"step": step, "position": self.queue.position, "losses": self.losses, "known": dict(known)}
-        save_state(state, on_cpu(tensors), meta)
+    def kept(self, done: int) -> State:
+        tensors = {"queue.keys": self.queue.keys, "queue.scenes": self.queue.scenes, "sums": self.sums}
+        return tensors, {"position": self.queue.position, "losses": self.losses, "known": dict(self.known)}
 
 
 def _fast(images: torch.Tensor) -> torch.Tensor:
@@ -209,18 +199,7 @@ def train_swimdiff(
         InputError: `state` is that of another training.
         TimeUp: the deadline passed; the state is saved.
     """
-    if deadline is not NEVER and state is None:
-        raise ValueError("a deadline needs a state file to stop at")
-    device = torch.device(device)
-    run = _Run(shape or encoder_shape(), training, device)
     known = {"training": asdict(training), "data": data.record, "side": int(data.images.shape[1])}
-    images, scenes = torch.from_numpy(data.images), to_device(torch.from_numpy(data.scenes), device)
-    start = run.restore(state, known) if state is not None and state.exists() else 0
-
-    def save(done: int) -> None:
-        if state is not None:
-            run.save(state, done, known)
-
-    for step in checkpointed(range(start, training.steps), save, CHECKPOINT_SECONDS, deadline, progress):
-        run.step(step, data, images, scenes)
-    return run.fast.encoder.cpu().eval(), run.losses
+    swim = _Swim(shape or encoder_shape(), training, data, torch.device(device), known)
+    train(swim.task, training.steps, training.seed, progress, state=state, deadline=deadline, device=device)
+    return swim.fast.encoder.cpu().eval(), swim.losses
