@@ -16,23 +16,10 @@ from dpd_runtime.sampling import image_noise, margins, sample
 from dpd_runtime.solvers import SOLVERS
 from dpd_train.bases import Base, torch_denoise
 from dpd_train.classifiers import ClassifierTraining, Labelled, Plan, load_pool, train_pool
-from dpd_train.compute import (
-    NEVER,
-    Deadline,
-    autocast,
-    checkpointed,
-    load_state,
-    on_cpu,
-    optimizer_tensors,
-    prefixed,
-    restore_moments,
-    save_state,
-    step_generator,
-    to_device,
-    without_prefix,
-)
+from dpd_train.compute import NEVER, Deadline, TimeUp, autocast, load_state, step_generator, to_device
 from dpd_train.config import WATCHER_STEPS
-from dpd_train.networks import AttentionConfig, Classifier, ResNet, ResNetConfig, Shape, predict, set_learning_rate
+from dpd_train.loop import State, Task, train
+from dpd_train.networks import AttentionConfig, Classifier, ResNet, ResNetConfig, Shape, predict
 from dpd_train.symmetry import ORDER, d4_each
 
 # -- Starting codes of the matching: sampled images that the latent classifier selects, or noise with the statistics of
@@ -327,65 +314,84 @@ def match_codes(
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
-    device = torch.device(device)
-    work = _Work(start.to(device), decode, watchers, matching, device)
-    begun = work.restore(state) if state.exists() else 0
-    blocks = -(-start.shape[1] // BLOCK)
-    steps = range(begun, blocks * matching.steps)
+    device, total = torch.device(device), -(-start.shape[1] // BLOCK) * matching.steps
+    start, codes, begun = start.to(device), start.to(device).clone(), 0
+    if state.exists():
+        tensors, meta = load_state(state)
+        codes, begun = tensors["codes"].to(device), int(meta["step"])
+    for first in range(begun - begun % matching.steps, total, matching.steps):
+        block = _Block(first // matching.steps, start, codes, decode, watchers, matching, look)
+        try:
+            train(
+                block.task,
+                first + matching.steps,
+                matching.seed,
+                lambda done, steps: progress(done, total),
+                first=first,
+                state=state,
+                resume=begun > first,
+                seconds=CHECKPOINT_SECONDS,
+                deadline=deadline,
+                device=device,
+            )
+        except TimeUp as stop:
+            raise TimeUp(stop.step, total) from stop
+        if deadline.passed and first + matching.steps < total:
+            raise TimeUp(first + matching.steps, total)
+    return codes.cpu()
 
-    def save(done: int) -> None:
-        work.save(state, done)
-        if look is not None:
-            look(work.shown())
 
-    for step in checkpointed(steps, save, CHECKPOINT_SECONDS, deadline, progress):
-        work.advance(step)
-    return work.codes.cpu()
-
-
-class _Work:
-    """All codes, the block that is being optimised, and its optimiser."""
+class _Block:
+    """Ten codes of each class that are optimised together, beside earlier ones, which are fixed."""
 
     def __init__(
         self,
+        number: int,
         start: torch.Tensor,
+        codes: torch.Tensor,
         decode: Callable[[torch.Tensor], torch.Tensor],
         watchers: Sequence[Watcher],
         matching: Matching,
-        device: torch.device,
+        look: Callable[[torch.Tensor], None] | None,
     ) -> None:
-        self.codes = start.clone()
-        self._start, self._decode, self._watchers, self._matching = start, decode, watchers, matching
-        self._device, self._block = device, -1
-        self._labels = torch.arange(len(start), device=device)
-
-    def restore(self, state: Path) -> int:
-        tensors, meta = load_state(state)
-        self.codes = tensors["codes"].to(self._device)
-        step = int(meta["step"])
-        if step % self._matching.steps:
-            self._begin(step // self._matching.steps)
-            restore_moments(self._optimizer, without_prefix("optimizer", tensors))
-        return step
-
-    def save(self, state: Path, step: int) -> None:
-        tensors = {"codes": self.codes} | prefixed("optimizer", optimizer_tensors(self._optimizer))
-        save_state(state, on_cpu(tensors), {"step": step})
-
-    def shown(self) -> torch.Tensor:
-        """Images of the codes of the current block [classes, k, 3, H, W], on the CPU."""
-        with torch.no_grad():
-            images = self._images(self.codes[:, self._columns])
-        return images.reshape(len(self.codes), -1, *images.shape[1:]).cpu()
-
-    def _begin(self, block: int) -> None:
-        """Make the codes of `block` trainable; decode earlier ones, which are fixed."""
-        self._block, self._columns = block, slice(block * BLOCK, (block + 1) * BLOCK)
-        self._free = self.codes[:, self._columns].clone().requires_grad_()
-        self._optimizer = torch.optim.Adam([self._free], betas=(0.9, 0.95))
-        before = self.codes[:, : self._columns.start]
+        """Args:
+        codes: of all blocks; those of this one are kept up to date.
+        """
+        self._columns = slice(number * BLOCK, (number + 1) * BLOCK)
+        self._start, self._codes, self._look = start[:, self._columns], codes, look
+        self._decode, self._watchers, self._matching, self._device = decode, watchers, matching, codes.device
+        self._weights = matching.later if number else matching.first
+        self._labels = torch.arange(len(codes), device=codes.device)
+        self._free = codes[:, self._columns].clone().requires_grad_()
+        before = codes[:, : self._columns.start]
         with torch.no_grad():
             self._settled = self._images(before) if before.numel() else None
+
+    @property
+    def task(self) -> Task:
+        return Task(
+            trained=[self._free],
+            optimizer=torch.optim.Adam([self._free], betas=(0.9, 0.95)),
+            rate=self.rate,
+            loss=self.loss,
+            after=self.after,
+            kept=self.kept,
+            clip=None,
+        )
+
+    def rate(self, step: int) -> float:
+        cosine = 0.5 + 0.5 * math.cos(math.pi * (step % self._matching.steps) / self._matching.steps)
+        return self._matching.rate * (LAST_RATE + (1 - LAST_RATE) * cosine)
+
+    def after(self, done: int) -> None:
+        self._codes[:, self._columns] = self._free.detach()
+
+    def kept(self, done: int) -> State:
+        if self._look is not None:
+            with torch.no_grad():
+                images = self._images(self._codes[:, self._columns])
+            self._look(images.reshape(len(self._codes), -1, *images.shape[1:]).cpu())
+        return {"codes": self._codes}, {}
 
     def _images(self, codes: torch.Tensor) -> torch.Tensor:
         """[classes, k, C, h, w] → [classes · k, 3, H, W], class by class."""
@@ -393,27 +399,19 @@ class _Work:
             parts = [self._decode(part) for part in torch.split(codes.flatten(0, 1), CALL)]
         return torch.cat(parts).float().clamp(-1, 1)
 
-    def advance(self, step: int) -> None:
-        block, number = divmod(step, self._matching.steps)
-        if block != self._block:
-            self._begin(block)
-        self._optimizer.zero_grad()
-        self._compute_gradient(step_generator(self._matching.seed, step))
-        cosine = 0.5 + 0.5 * math.cos(math.pi * number / self._matching.steps)
-        set_learning_rate(self._optimizer, self._matching.rate * (LAST_RATE + (1 - LAST_RATE) * cosine))
-        self._optimizer.step()
-        self.codes[:, self._columns] = self._free.detach()
-
-    def _compute_gradient(self, generator: torch.Generator) -> None:
-        """Add up the gradients of WATCHERS random watchers in the decoded images, then go once through the decoder."""
+    def loss(self, step: int, generator: torch.Generator) -> torch.Tensor:
+        """What has the gradient of the loss: WATCHERS random watchers add theirs up in the decoded images, so that the
+        way back through the decoder is gone once.
+        """
         chosen = self._choose(generator)
         images = self._images(self._free)
         seen = images.detach().requires_grad_()
         for number in chosen:
             loss = self._seen_by(self._watchers[number], seen, generator) / len(chosen)
             loss.backward()  # type: ignore[no-untyped-call]
-        near_start = F.mse_loss(self._free, self._start[:, self._columns])
-        torch.autograd.backward([images, self._weights.near_start * near_start], [seen.grad, None])
+        assert seen.grad is not None
+        near_start: torch.Tensor = F.mse_loss(self._free, self._start)
+        return (images * seen.grad).sum() + self._weights.near_start * near_start
 
     def _choose(self, generator: torch.Generator) -> list[int]:
         """Numbers of WATCHERS random watchers. EXTRA of them are extra ones, which are few among all."""
@@ -421,10 +419,6 @@ class _Work:
         extra = [number for number in order if self._watchers[number].extra][:EXTRA]
         own = [number for number in order if not self._watchers[number].extra]
         return [*extra, *own[: WATCHERS - len(extra)]]
-
-    @property
-    def _weights(self) -> Weights:
-        return self._matching.later if self._block else self._matching.first
 
     def _seen_by(self, watcher: Watcher, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """The loss of decoded images [classes · k, 3, H, W] by one watcher, in a random view."""
