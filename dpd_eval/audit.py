@@ -80,7 +80,9 @@ from dpd_runtime.solvers import Schedule, add_noise
 from dpd_runtime.text import counted
 from dpd_runtime.versions import package_versions
 from dpd_train.bases import encode_cached
-from dpd_train.compute import one_thread, step_generator, use_device
+from dpd_train.compute import one_thread, use_device
+from dpd_train.loop import Task
+from dpd_train.loop import train as train_task
 from dpd_train.reading import BY_CONTENT, HeldOut, Reading
 from dpd_train.run import Run
 from dpd_train.scenes import Scenes, check_unopened, opened
@@ -505,22 +507,26 @@ def memorise(
     steps: int = STEPS,
 ) -> None:
     """Train at these noise levels, without augmentation, dropout and validation, which would hinder memorisation."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=PEAK_RATE)
     table = torch.tensor(alphas_cumprod, dtype=torch.float64)
-    for step in range(steps):
-        generator = step_generator(FORMAT, step)
+
+    def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         rows = torch.randint(len(latents), (BATCH,), generator=generator)
         noise = torch.randn((BATCH, *latents.shape[1:]), generator=generator)
         ratio = table[torch.randint(len(table), (BATCH,), generator=generator)]
-        optimizer.param_groups[0]["lr"] = PEAK_RATE * (1 - step / steps)
         alpha, sigma = ratio.sqrt().float(), (1 - ratio).sqrt().float()
         spread = alpha[:, None, None, None], sigma[:, None, None, None]
         noisy = add_noise(latents[rows], noise, *spread)  # type: ignore[arg-type]
-        loss = F.mse_loss(network(noisy, sigma), latents[rows])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        progress(step + 1, steps)
+        return F.mse_loss(network(noisy, sigma), latents[rows])
+
+    trained = list(network.parameters())
+    task = Task(
+        trained=trained,
+        optimizer=torch.optim.Adam(trained, lr=PEAK_RATE),
+        rate=lambda step: PEAK_RATE * (1 - step / steps),
+        loss=loss,
+        clip=None,
+    )
+    train_task(task, steps, FORMAT, progress)
 
 
 def as_denoise(network: Memory, schedule: Schedule) -> Denoise:

@@ -36,6 +36,7 @@ from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder, read_cached
 from dpd_train.compute import autocast, decay_groups, has_bfloat16, one_thread, to_device
+from dpd_train.loop import Task, train
 from dpd_train.scene_set import to_float
 from dpd_train.symmetry import random_d4
 
@@ -321,33 +322,36 @@ def train_network(
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
     auxiliary_loss: Any = getattr(model, "auxiliary_loss", None)
-    optimizer = _optimizer(model, recipe)
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.from_numpy(np.ascontiguousarray(images))
     targets = torch.from_numpy(np.ascontiguousarray(labels if soft is None else soft))
     smoothing = recipe.label_smoothing if soft is None else 0.0
     stream = batches(len(pixels), recipe.batch, generator)
+
+    def loss(step: int, of_step: torch.Generator) -> torch.Tensor:
+        rows = next(stream)
+        batch = augment(pixels[rows].permute(0, 3, 1, 2), recipe, generator)
+        order, kept = None, 1.0
+        if recipe.cutmix and torch.rand((), generator=generator).item() < recipe.cutmix:
+            batch, order, kept = cutmix(batch, generator)
+        wanted = to_device(targets[rows], device)
+        criterion = _criterion(wanted, None if order is None else to_device(order, device), kept, smoothing)
+        x = to_device(to_float(batch.permute(0, 2, 3, 1)), device).contiguous(memory_format=torch.channels_last)
+        with autocast(device, enabled=recipe.precision == "bf16"):
+            logits = model(x)
+            more = 0.0 if auxiliary_loss is None else auxiliary_loss(criterion)
+        return criterion(logits.float()) + more
+
+    task = Task(
+        trained=list(model.parameters()),
+        optimizer=_optimizer(model, recipe),
+        rate=lambda step: rate_at(step, recipe),
+        loss=loss,
+        clip=None,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for dropout
-        for step in range(recipe.steps):
-            rows = next(stream)
-            batch = augment(pixels[rows].permute(0, 3, 1, 2), recipe, generator)
-            order, kept = None, 1.0
-            if recipe.cutmix and torch.rand((), generator=generator).item() < recipe.cutmix:
-                batch, order, kept = cutmix(batch, generator)
-            wanted = to_device(targets[rows], device)
-            criterion = _criterion(wanted, None if order is None else to_device(order, device), kept, smoothing)
-            x = to_device(to_float(batch.permute(0, 2, 3, 1)), device).contiguous(memory_format=torch.channels_last)
-            for group in optimizer.param_groups:
-                group["lr"] = rate_at(step, recipe)
-            with autocast(device, enabled=recipe.precision == "bf16"):
-                logits = model(x)
-                more = 0.0 if auxiliary_loss is None else auxiliary_loss(criterion)
-            loss = criterion(logits.float()) + more
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            progress(step + 1, recipe.steps)
+        train(task, recipe.steps, seed, progress)
     return at_inference(model).eval().to("cpu")
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dpd_eval.students import batches, random_flips, random_shift
 from dpd_runtime.annotations import Images
-from dpd_train.networks import learning_rate, set_learning_rate
+from dpd_train.loop import Task, train, trapezium
 from dpd_train.scene_set import to_float
 
 WIDTHS, BATCH, RATE, SHIFT = (16, 32, 64), 16, 2e-3, 6
@@ -51,16 +51,17 @@ def train_segmenter(images: Images, masks: npt.NDArray[np.uint8], count: int, st
         torch.manual_seed(seed)
         model = Segmenter(count).train()
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     together = torch.from_numpy(np.concatenate([images, masks[..., None]], axis=-1)).permute(0, 3, 1, 2)
     stream = batches(len(together), BATCH, generator)
-    for step in range(steps):
-        set_learning_rate(optimizer, learning_rate(step, steps, RATE, warmup=min(100, steps // 5)))
+
+    def loss(step: int, of_step: torch.Generator) -> torch.Tensor:
         batch = random_shift(random_flips(together[next(stream)], generator), SHIFT, generator)
-        loss = F.cross_entropy(model(to_float(batch[:, :3].permute(0, 2, 3, 1))), batch[:, 3].long())
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        return F.cross_entropy(model(to_float(batch[:, :3].permute(0, 2, 3, 1))), batch[:, 3].long())
+
+    trained = list(model.parameters())
+    rate = trapezium(steps, RATE, warmup=min(100, steps // 5))
+    task = Task(trained=trained, optimizer=torch.optim.AdamW(trained, lr=RATE), rate=rate, loss=loss, clip=None)
+    train(task, steps, seed)
     return model.eval()
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from dpd_export.reference import RunCases, spread
 from dpd_runtime.golden import sample_case
 from dpd_train.bases import Base, torch_denoise
+from dpd_train.loop import Task, train
 
 IMAGES = 400  # generated over all classes
 BATCH, STEPS, RATE, WARMUP = 32, 600, 5e-4, 20
@@ -53,11 +54,9 @@ def recover(
     generator = torch.Generator().manual_seed(seed)
     latents, prompts = data
     unet.requires_grad_(True).train()
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=RATE, weight_decay=0.0)
-    losses = []
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * min((step + 1) / WARMUP, 0.5 * (1 + math.cos(math.pi * step / steps)))
+    losses = list[float]()
+
+    def loss(step: int, of_step: torch.Generator) -> torch.Tensor:
         rows = torch.randint(len(latents), (BATCH,), generator=generator)
         timesteps = torch.randint(len(alphas_cumprod), (BATCH,), generator=generator)
         noise = torch.randn(latents[rows].shape, generator=generator)
@@ -67,12 +66,17 @@ def recover(
         context = torch.where(unnamed[:, None, None], empty, prompts[rows])
         with torch.no_grad():
             wanted = whole(noisy, timesteps, context, return_dict=False)[0]
-        loss = nn.functional.mse_loss(unet(noisy, timesteps, context, return_dict=False)[0], wanted)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-        progress(step + 1, steps)
+        error = nn.functional.mse_loss(unet(noisy, timesteps, context, return_dict=False)[0], wanted)
+        losses.append(error.item())
+        return error
+
+    trained = list(unet.parameters())
+    task = Task(
+        trained=trained,
+        optimizer=torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0),
+        rate=lambda step: RATE * min((step + 1) / WARMUP, 0.5 * (1 + math.cos(math.pi * step / steps))),
+        loss=loss,
+    )
+    train(task, steps, seed, progress)
     unet.requires_grad_(False).eval()
     return losses
