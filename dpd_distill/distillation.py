@@ -639,8 +639,9 @@ def _exported(made: Distillation, run: "Run", stage: Stage, tell: Tell) -> "Bund
     from dpd_runtime.bundle import load_bundle
     from dpd_runtime.engines import Provider
     from dpd_runtime.golden import check_replay, replay
+    from dpd_runtime.set_state import DATASET_NAME
 
-    judged = made.results["evaluation"].exists() and made.asked.quick
+    judged = made.asked.quick and (made.results["set"] / DATASET_NAME).exists()  # the set is written before it is moved
     if not made.unaudited.exists() and (made.audit.exists() or judged):
         if not made.out.exists():
             raise InputError(f"--out {made.out}: the bundle of this distillation was there and is gone; put it back")
@@ -705,25 +706,32 @@ def _recipe(made: Distillation) -> "Recipe":
 
 
 def _audited(made: Distillation, run: "Run", bundle: "Bundle", stage: Stage) -> "Audit":
-    """The audit; the bundle with its verdict is at --out then."""
+    """The audit; the bundle with its verdict is at --out then.
+
+    Raises:
+        InputError: something else is at --out.
+    """
     from dpd_distill.plan import AUDIT_IMAGES
     from dpd_eval.audit import audit
     from dpd_eval.verdict import read_audit, write_record
 
     if made.audit.exists():
-        return read_audit(made.audit)
-    result = audit(
-        bundle,
-        train=made.inputs.scenes,
-        holdout=made.inputs.holdout,
-        run=run.path,
-        images=AUDIT_IMAGES,
-        seed=made.asked.seed,
-        device="auto",
-        stage=stage,
-    )
-    write_record(result, bundle, made.out)
-    write_atomically(made.audit, _json(result.to_dict()))
+        result = read_audit(made.audit)
+    else:
+        _check_free(made.out)
+        result = audit(
+            bundle,
+            train=made.inputs.scenes,
+            holdout=made.inputs.holdout,
+            run=run.path,
+            images=AUDIT_IMAGES,
+            seed=made.asked.seed,
+            device="auto",
+            stage=stage,
+        )
+        write_atomically(made.audit, _json(result.to_dict()))
+    if made.unaudited.exists() and not made.out.exists():
+        write_record(result, bundle, made.out)
     return result
 
 

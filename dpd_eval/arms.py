@@ -3,6 +3,7 @@
 import io
 import multiprocessing
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -218,11 +219,12 @@ def _run_in_workers(
         running: dict[Future[TrainingResult], tuple[int, str, Training]] = {}
         try:
             while True:
-                with _without_script():
-                    for number, (key, item) in waiting:
-                        running[pool.submit(_run_in_worker, number, _job(item, recipe, device))] = number, key, item
-                        if len(running) > workers:
-                            break
+                for number, (key, item) in waiting:
+                    job = _job(item, recipe, device)
+                    with _without_script():
+                        running[pool.submit(_run_in_worker, number, job)] = number, key, item
+                    if len(running) > workers:
+                        break
                 if not running:
                     return
                 ready, _ = wait(running, POLL_SECONDS, return_when=FIRST_COMPLETED)
@@ -238,19 +240,24 @@ def _run_in_workers(
             raise
 
 
+_starting = threading.Lock()  # as there is one `__main__` for all threads
+
+
 @contextmanager
 def _without_script() -> Iterator[None]:
-    """Start processes that do not run the caller's script again, as they need nothing of it.
+    """Start processes that do not run the caller's script again. They know what packages offer as students, and nothing
+    that the script has added.
 
     A script without `if __name__ == "__main__"` would evaluate once more in each of them. Python then ends the process,
     and the one that starts it waits for ever to send what the process was to get.
     """
-    script = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script
+    with _starting:
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = script
 
 
 _worker: list[tuple[Labelled, Any]] = []

@@ -328,7 +328,7 @@ def train_network(
     smoothing = recipe.label_smoothing if soft is None else 0.0
     stream = batches(len(pixels), recipe.batch, generator)
 
-    def loss(step: int, of_step: torch.Generator) -> torch.Tensor:
+    def loss(step: int, _: torch.Generator) -> torch.Tensor:
         rows = next(stream)
         batch = augment(pixels[rows].permute(0, 3, 1, 2), recipe, generator)
         order, kept = None, 1.0

@@ -39,7 +39,7 @@ from dpd_train.networks import (
 from dpd_train.scene_set import SceneSet, to_float
 from dpd_train.symmetry import ORDER, d4_each
 
-# -- The training loop of all small classifiers: teacher, latent classifier, perceptual networks, watchers.
+# -- The task of all small classifiers: teacher, latent classifier, perceptual networks, watchers.
 
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ def train_classifier(
         kept=kept,
         restore=restore,
     )
-    train(task, training.steps, training.seed, progress, state=state, deadline=deadline, device=device)
+    train(task, training.steps, training.seed, progress, state=state, deadline=deadline)
     model.load_state_dict(best)
     return TrainedClassifier(model.cpu().eval(), found["best_accuracy"], int(found["best_step"]))
 

@@ -1,4 +1,4 @@
-"""Train the denoiser: the loop, a step, losses, averages."""
+"""Train the denoiser: its task, a step, losses, averages."""
 
 import copy
 import logging
@@ -304,7 +304,7 @@ class PowerAverage:
         torch._foreach_lerp_(list(self.modules.parameters()), list(modules.parameters()), 1 - kept)
 
 
-# -- The training loop of the denoiser: `pretrain` starts it from random weights, `train` from a base.
+# -- The training of the denoiser: `pretrain` starts it from random weights, `train` from a base.
 
 
 log = logging.getLogger(__name__)
@@ -445,7 +445,7 @@ class _Denoising:
         return next(average for average in self.averages if average.length == length)
 
     def restore(self, path: Path, tensors: Tensors, meta: dict[str, Any]) -> None:
-        """Take up figures. A state that holds only one average is continued from it.
+        """Restore the figures. A state that holds only one average is continued from it.
 
         Raises:
             InputError: its losses were weighed in another way, so that they cannot be compared.
@@ -647,7 +647,6 @@ def train_denoiser(
             resume=resumed,
             seconds=training.checkpoint_seconds,
             deadline=team.shared(deadline),
-            device=device,
         )
     finally:
         for hook in hooks:

@@ -1,8 +1,8 @@
-"""The training loop: a task gives its networks and its loss, the loop owns everything that all trainings share.
+"""The training loop: a task gives its networks and its loss, and the loop owns what all trainings share.
 
 That is the optimiser's step, the learning rate, the clipping of gradients, the state file, the deadline and the
-progress. A step draws its random numbers from a generator of its own, so that a resumed training continues with the
-numbers of an uninterrupted one.
+progress. Each step has a random generator of its own, so that a resumed training continues with the numbers of an
+uninterrupted one. A task that draws from another generator cannot be continued, and has no state file.
 """
 
 import logging
@@ -53,7 +53,9 @@ class Task:
         stopped: step → whether the training is to end before it.
         kept: gives what else the state file holds, or None in a process that writes none. It is called with the number
             of steps done.
-        restore: gets it back, from the state file of this name.
+        restore: gets it back from the state file of this name, before the networks get their weights. It may change the
+            tensors.
+        saved: called with the number of steps done when the state file has been written.
         warmup: steps of a second warm-up, after a state without the optimiser's moments.
         fp16: whether losses are scaled, as half precision needs.
         clip: largest norm of all gradients together; None does not clip them.
@@ -69,6 +71,7 @@ class Task:
     stopped: Callable[[int], bool] = lambda step: False
     kept: Callable[[int], State | None] = lambda done: ({}, {})
     restore: Callable[[Path, Tensors, dict[str, Any]], None] = lambda path, tensors, meta: None
+    saved: Callable[[int], None] = lambda done: None
     warmup: int = 100
     fp16: bool = False
     clip: float | None = 1.0
@@ -87,17 +90,19 @@ def train(
     *,
     first: int = 0,
     state: Path | None = None,
-    resume: bool = True,
+    resume: bool | None = None,
     seconds: float | None = None,
     deadline: Deadline = NEVER,
-    device: torch.device | str = "cpu",
 ) -> None:
     """Do the steps that are left.
 
     Args:
-        steps: number of the last one. first: that before which it begins, where no state is continued.
-        state: file that is written every `seconds` (None: CHECKPOINT_SECONDS) and when the deadline passes.
-        resume: whether `state` is continued if it exists.
+        steps: done at the end, with those of earlier sessions.
+        seed: of the generator that each step gets.
+        first: number of the first step, where no state is continued.
+        state: file that is written every `seconds` (None: CHECKPOINT_SECONDS), after the last step, at an early end and
+            when the deadline passes.
+        resume: whether `state` is continued; None: if it exists.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
@@ -105,8 +110,9 @@ def train(
     """
     if deadline is not NEVER and state is None:
         raise ValueError("a deadline needs a state file to stop at")
-    scaler, start, fresh_since = torch.amp.GradScaler(torch.device(device).type, enabled=task.fp16), first, 0
-    if state is not None and resume and state.exists():
+    scaler = torch.amp.GradScaler(task.trained[0].device.type, enabled=task.fp16)
+    start, fresh_since = first, 0
+    if state is not None and (state.exists() if resume is None else resume):
         start, fresh_since = _restored(task, state, scaler)
 
     def save(done: int) -> None:
@@ -142,16 +148,17 @@ def _restored(task: Task, state: Path, scaler: torch.amp.GradScaler) -> tuple[in
     restore_moments(task.optimizer, moments)
     if meta.get("scaler"):
         scaler.load_state_dict(meta["scaler"])
-    log.info("resumed at step %d%s", step, "" if moments else ", with a fresh optimiser")
+    log.info("%s: resumed at step %d%s", state.stem, step, "" if moments else ", with a fresh optimiser")
     return step, meta.get("fresh_since", 0) if moments else step
 
 
 def _save(task: Task, state: Path, scaler: torch.amp.GradScaler, done: int, fresh_since: int) -> None:
     if (kept := task.kept(done)) is None:
         return
-    tensors, meta = kept
+    tensors, meta = dict(kept[0]), dict(kept[1])
     for name, module in task.modules.items():
         tensors |= prefixed(name, module.state_dict())
     tensors |= prefixed("optimizer", optimizer_tensors(task.optimizer))
     meta |= {"step": done, "fresh_since": fresh_since, "scaler": scaler.state_dict()}
     save_state(state, on_cpu(tensors), meta)
+    task.saved(done)

@@ -332,7 +332,6 @@ def match_codes(
                 resume=begun > first,
                 seconds=CHECKPOINT_SECONDS,
                 deadline=deadline,
-                device=device,
             )
         except TimeUp as stop:
             raise TimeUp(stop.step, total) from stop
@@ -363,6 +362,7 @@ class _Block:
         self._weights = matching.later if number else matching.first
         self._labels = torch.arange(len(codes), device=codes.device)
         self._free = codes[:, self._columns].clone().requires_grad_()
+        self._optimizer = torch.optim.Adam([self._free], betas=(0.9, 0.95))
         before = codes[:, : self._columns.start]
         with torch.no_grad():
             self._settled = self._images(before) if before.numel() else None
@@ -371,11 +371,12 @@ class _Block:
     def task(self) -> Task:
         return Task(
             trained=[self._free],
-            optimizer=torch.optim.Adam([self._free], betas=(0.9, 0.95)),
+            optimizer=self._optimizer,
             rate=self.rate,
             loss=self.loss,
             after=self.after,
             kept=self.kept,
+            saved=self.saved,
             clip=None,
         )
 
@@ -387,11 +388,13 @@ class _Block:
         self._codes[:, self._columns] = self._free.detach()
 
     def kept(self, done: int) -> State:
+        return {"codes": self._codes}, {}
+
+    def saved(self, done: int) -> None:
         if self._look is not None:
             with torch.no_grad():
                 images = self._images(self._codes[:, self._columns])
             self._look(images.reshape(len(self._codes), -1, *images.shape[1:]).cpu())
-        return {"codes": self._codes}, {}
 
     def _images(self, codes: torch.Tensor) -> torch.Tensor:
         """[classes, k, C, h, w] → [classes · k, 3, H, W], class by class."""
@@ -400,8 +403,8 @@ class _Block:
         return torch.cat(parts).float().clamp(-1, 1)
 
     def loss(self, step: int, generator: torch.Generator) -> torch.Tensor:
-        """What has the gradient of the loss: WATCHERS random watchers add theirs up in the decoded images, so that the
-        way back through the decoder is gone once.
+        """A number with the gradient of the loss. WATCHERS random watchers add up theirs in the decoded images, so that
+        the decoder's backward pass runs once.
         """
         chosen = self._choose(generator)
         images = self._images(self._free)

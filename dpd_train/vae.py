@@ -16,7 +16,7 @@ from dpd_train.bases import Base
 from dpd_train.classifiers import ClassifierTraining, Labelled, load_pool, train_pool
 from dpd_train.compute import NEVER, Deadline, adamw, autocast, draw_rows, norms_in_float32, to_device
 from dpd_train.config import TrainConfig
-from dpd_train.loop import State, Task, train, trapezium
+from dpd_train.loop import Task, train, trapezium
 from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.scene_set import to_float
 from dpd_train.symmetry import ORDER, appearance, d4
@@ -215,11 +215,10 @@ def train_autoencoder(
         if done % 25 == 0:
             log.info("step %d %s", done, " ".join(f"{k} {float(v.detach()):.4f}" for k, v in parts.items()))
 
-    def kept(done: int) -> State:
+    def saved(done: int) -> None:
         vae.eval()
         log.info("step %d validation %s", done, reconstruction_metrics(vae, held))
         vae.train()
-        return {}, {"steps": training.steps}
 
     task = Task(
         modules={"vae": vae},
@@ -228,7 +227,8 @@ def train_autoencoder(
         rate=trapezium(training.steps, training.peak_rate),
         loss=loss,
         after=after,
-        kept=kept,
+        kept=lambda done: ({}, {"steps": training.steps}),
+        saved=saved,
     )
     hooks, seconds = norms_in_float32(vae), training.checkpoint_seconds
     try:
@@ -240,7 +240,6 @@ def train_autoencoder(
             state=state,
             seconds=seconds,
             deadline=deadline,
-            device=device,
         )
     finally:
         for hook in hooks:

@@ -1,4 +1,4 @@
-"""The training loop of an encoder without labels."""
+"""The training of an encoder without labels."""
 
 import copy
 import logging
@@ -82,6 +82,7 @@ class _Swim:
         self.modules.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.slow = copy.deepcopy(self.fast).requires_grad_(False)
         self.queue = KeyQueue(training.queue, shape.num_classes, device)
+        self.optimizer = adamw(decay_groups(self.modules.parameters(), training.weight_decay), device)
         self.losses: Losses = []
         self.sums = torch.zeros(3, device=device)  # of a line's losses, read only when the line is complete
         self.waiting: tuple[torch.Tensor, torch.Tensor] | None = None  # keys and scenes of the step, for the queue
@@ -92,7 +93,7 @@ class _Swim:
         return Task(
             modules={"modules": self.modules, "slow": self.slow},
             trained=list(self.modules.parameters()),
-            optimizer=adamw(decay_groups(self.modules.parameters(), training.weight_decay), self.device),
+            optimizer=self.optimizer,
             rate=trapezium(training.steps, training.peak_rate),
             loss=self.loss,
             after=self.after,
@@ -201,5 +202,5 @@ def train_swimdiff(
     """
     known = {"training": asdict(training), "data": data.record, "side": int(data.images.shape[1])}
     swim = _Swim(shape or encoder_shape(), training, data, torch.device(device), known)
-    train(swim.task, training.steps, training.seed, progress, state=state, deadline=deadline, device=device)
+    train(swim.task, training.steps, training.seed, progress, state=state, deadline=deadline)
     return swim.fast.encoder.cpu().eval(), swim.losses

@@ -54,7 +54,7 @@ def train_segmenter(images: Images, masks: npt.NDArray[np.uint8], count: int, st
     together = torch.from_numpy(np.concatenate([images, masks[..., None]], axis=-1)).permute(0, 3, 1, 2)
     stream = batches(len(together), BATCH, generator)
 
-    def loss(step: int, of_step: torch.Generator) -> torch.Tensor:
+    def loss(step: int, _: torch.Generator) -> torch.Tensor:
         batch = random_shift(random_flips(together[next(stream)], generator), SHIFT, generator)
         return F.cross_entropy(model(to_float(batch[:, :3].permute(0, 2, 3, 1))), batch[:, 3].long())
 

@@ -28,7 +28,7 @@ FROZEN = Path(__file__).parents[1] / "frozen"
 GIGABYTE = 10**9
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 MEASURED = """
-import glob, json, os, resource, signal, sys, time
+import contextlib, glob, json, os, resource, signal, sys, time
 limit, told = int(sys.argv.pop(1)), sys.argv.pop(1)
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 import dpd_cli.main
@@ -36,8 +36,9 @@ try:
     dpd_cli.main.main()
 finally:
     for task in glob.glob("/proc/self/task/*/children"):  # the process of its graphs counts only when it has ended
-        for child in open(task).read().split():
-            os.kill(int(child), signal.SIGKILL)
+        with contextlib.suppress(OSError):  # a thread or a child may end meanwhile
+            for child in open(task).read().split():
+                os.kill(int(child), signal.SIGKILL)
     until = time.monotonic() + 10
     try:
         while time.monotonic() < until:

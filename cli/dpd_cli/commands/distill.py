@@ -25,7 +25,7 @@ from dpd_train.reading import parse_reading  # noqa: TID253 -- loads no PyTorch
 if TYPE_CHECKING:
     from dpd_distill.distillation import Distillation, Tell
 
-LOOPS = ("dpd_train.classifiers", "dpd_train.denoiser", "dpd_train.tuning", "dpd_train.matching", "dpd_train.vae")
+LOOPS = tuple(f"dpd_train.{name}" for name in ("loop", "classifiers", "denoiser", "tuning", "matching", "vae"))
 PLANNED = ("dpd_train.context", "dpd_train.train")
 
 ARMS = {

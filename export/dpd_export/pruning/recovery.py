@@ -56,7 +56,7 @@ def recover(
     unet.requires_grad_(True).train()
     losses = list[float]()
 
-    def loss(step: int, of_step: torch.Generator) -> torch.Tensor:
+    def loss(step: int, _: torch.Generator) -> torch.Tensor:
         rows = torch.randint(len(latents), (BATCH,), generator=generator)
         timesteps = torch.randint(len(alphas_cumprod), (BATCH,), generator=generator)
         noise = torch.randn(latents[rows].shape, generator=generator)
