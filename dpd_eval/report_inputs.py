@@ -43,7 +43,7 @@ from dpd_runtime.set_state import DATASET_NAME, METADATA_NAME, STATE_NAME
 from dpd_runtime.settings import WITHHELD
 from dpd_runtime.text import counted
 from dpd_runtime.trust import PublicKey
-from dpd_train.config import HUB, OWN, TrainConfig
+from dpd_train.config import OWN, TrainConfig, names_folders
 from dpd_train.rasters import Rendering, reader, require_rasterio
 from dpd_train.records import RunRecord as RunFile
 from dpd_train.records import convert
@@ -358,9 +358,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
 
 def _repeatable(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config, with watchers WITHHELD where folders watched: a record has only their last names."""
-    watchers = str(config.get("watchers", OWN)).split(",")
-    local = any(name != OWN and not (name.startswith(HUB) and "/" in name) for name in watchers)
-    return {**config, "watchers": WITHHELD} if local else {**config}
+    return {**config, "watchers": WITHHELD} if names_folders(config.get("watchers", OWN)) else {**config}
 
 
 def _told(record: object, side: object) -> list[str]:

@@ -349,6 +349,12 @@ def asked_for(preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     return values | {name: value for name, value in given.items() if value is not None}
 
 
+def names_folders(watchers: object) -> bool:
+    """Whether a record's `--watchers` names folders of the machine that wrote it, of which it has the last names."""
+    names = str(watchers).split(",")
+    return any(name != OWN and not (name.startswith(HUB) and "/" in name) for name in names)
+
+
 def extra_watchers(text: str) -> tuple[str, ...]:
     """Read the further ones of `--watchers own,swimdiff:PATH,hf:ID_OR_PATH,...`, as they are written there.
 

@@ -171,15 +171,14 @@ def _of_run(path: Path, content: dict[str, Any], config: dict[str, Any]) -> dict
     Raises:
         InputError: a run together with other sites, or values that no run has.
     """
-    from dpd_train.config import HUB, OWN, repeating_options
+    from dpd_train.config import OWN, names_folders, repeating_options
 
     if content.get("federated"):
         raise InputError(f"{OPTION} {path}: this run was made together with other sites; give the options instead")
     try:
         repeated = repeating_options(config)
-        watchers = str(repeated.get("watchers", OWN)).split(",")
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{OPTION} {path}: {error}, so the record was changed; give the options instead") from None
-    local = [name for name in watchers if name != OWN and not (name.startswith(HUB) and "/" in name)]
+    local = names_folders(repeated.get("watchers", OWN))
     unknown = {name: value for name, value in config.items() if name not in filled_options("train")}
     return unknown | repeated | ({"watchers": WITHHELD} if local else {})

@@ -22,7 +22,6 @@ from dpd_cli.commands.bundles import (
 from dpd_cli.commands.doctor import bench_command, doctor_command
 from dpd_cli.commands.generate import generate_command
 from dpd_cli.commands.predict import predict_command
-from dpd_cli.config import read_config, take_config
 from dpd_cli.options import DEBUG, OPTION, Verb, Verbs
 from dpd_cli.terminal import INTERRUPTED
 from dpd_runtime.calls import stop_calls
@@ -124,6 +123,8 @@ def _run(arguments: list[str]) -> object:
     _check_command(arguments)
     if not any(argument.startswith(OPTION) for argument in arguments):
         return app(arguments, standalone_mode=False)
+    from dpd_cli.config import read_config, take_config
+
     arguments, path = take_config(arguments)
     commands = {str(command.name): command for command in typer.main.get_group(app).commands.values()}
     name = next((argument for argument in arguments if argument in commands), None)
