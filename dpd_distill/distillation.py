@@ -1,6 +1,5 @@
 """`dpd distill`: what was asked for, the plan, and the stages, without the command line."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,7 +10,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from dpd_runtime.errors import DataError, InputError
-from dpd_runtime.files import check_writable, loads, size_of, write_atomically
+from dpd_runtime.files import check_writable, dumps, loads, size_of, write_atomically
 from dpd_runtime.settings import setting
 from dpd_runtime.text import counted, option, shown
 from dpd_train.config import OWN, WATCHERS_HELP  # noqa: TID253 -- loads no PyTorch
@@ -317,7 +316,7 @@ class Distillation:
         self.folder.mkdir(parents=True, exist_ok=True)
         content = asdict(replace(self, opened=None)) | {"folder": None}
         del content["opened"]
-        write_atomically(self.folder / STORED, _json(content))
+        write_atomically(self.folder / STORED, dumps(content))
 
 
 @dataclass(frozen=True)
@@ -575,7 +574,7 @@ def distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
     with worked_in(made.folder, "dpd distill"):
         finished = made.folder / "result.json"
         if not finished.exists():
-            write_atomically(finished, _json(_distil(made, stage, tell)))
+            write_atomically(finished, dumps(_distil(made, stage, tell)))
         content: dict[str, Any] = loads(finished.read_bytes())
         return content
 
@@ -692,7 +691,7 @@ def _judged(made: Distillation, bundle: "Bundle", stage: Stage) -> "Evaluation":
         progress=lambda done, total, what: students(round(100 * done / total), 100),
         stage=stage,
     )
-    write_atomically(results["evaluation"], _json(evaluation.to_dict()))
+    write_atomically(results["evaluation"], dumps(evaluation.to_dict()))
     return evaluation
 
 
@@ -729,7 +728,7 @@ def _audited(made: Distillation, run: "Run", bundle: "Bundle", stage: Stage) -> 
             device="auto",
             stage=stage,
         )
-        write_atomically(made.audit, _json(result.to_dict()))
+        write_atomically(made.audit, dumps(result.to_dict()))
     if made.unaudited.exists() and not made.out.exists():
         write_record(result, bundle, made.out)
     return result
@@ -767,10 +766,6 @@ def _result(
         "set": str(made.results["set"]),
         "run": str(made.folder),
     }
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
 def failed_audit(result: dict[str, Any]) -> None:

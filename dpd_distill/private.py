@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpd_distill.distillation import STORED_PRIVATE, PrivateRequest, Tell, Update, check_places
 from dpd_runtime.errors import CheckError, DataError, InputError
-from dpd_runtime.files import read_object, write_atomically
+from dpd_runtime.files import dumps, read_object, write_atomically
 from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
@@ -143,9 +143,7 @@ def _with_an_identity_of_its_own(asked: PrivateRequest) -> PrivateRequest:
 
 
 def _store(asked: PrivateRequest) -> None:
-    write_atomically(
-        asked.folder / STORED_PRIVATE, (json.dumps(asdict(asked), indent=1, allow_nan=False) + "\n").encode()
-    )
+    write_atomically(asked.folder / STORED_PRIVATE, dumps(asdict(asked)))
 
 
 def _check_ledger(asked: PrivateRequest, entry: "Entry") -> "Cost":
@@ -231,7 +229,7 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
         _save_classifier(asked, made.classifier, public.images[:2], claim)
         places = {"run": str(asked.folder), "classifier": str(asked.classifier)}
         result = written | {"codes": asked.ipc, "read_with": _read_with(asked), "privacy": asdict(claim)} | places
-        write_atomically(finished, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+        write_atomically(finished, dumps(result))
     content: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
     return content
 
@@ -258,7 +256,7 @@ def _check_same(asked: PrivateRequest, base: "Base", public: "SceneSet", *, rele
     path = asked.folder / MADE_WITH
     made_with = {"base": weights_hash(base.vae), "public": fingerprint(public)["sha256"]}
     if not released:
-        write_atomically(path, (json.dumps(made_with, indent=1, allow_nan=False) + "\n").encode())
+        write_atomically(path, dumps(made_with))
         return
     before = read_object(path, str(path), "begin again with another --out")
     if changed := [name for name, digest in made_with.items() if before.get(name) != digest]:

@@ -17,7 +17,7 @@ from dpd_eval.records import kept
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.dataset import check_output_folder, contact_sheet, remove_partials, remove_set, set_hash
 from dpd_runtime.errors import DataError, InputError
-from dpd_runtime.files import check_writable, write_atomically
+from dpd_runtime.files import check_writable, dumps, write_atomically
 from dpd_runtime.formats import PNG, folder_name
 from dpd_runtime.image_folders import DECISIONS_NAME, SHEET_NAME
 from dpd_runtime.sampler import BLOCK
@@ -525,6 +525,6 @@ def write_folder(
         out / METADATA_NAME, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
     )
     write_atomically(out / SHEET_NAME, PNG.encode(contact_sheet(sheet)))
-    write_atomically(out / DATASET_NAME, (json.dumps(dataset, indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(out / DATASET_NAME, dumps(dataset))
     (out / STATE_NAME).unlink()
     return digest

@@ -1,6 +1,5 @@
 """The outcome of a test: a value, its interval, the limit and a verdict (docs/reference/privacy.md)."""
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from dpd_eval.records import parse_json, read_file
 from dpd_eval.sets import Set
 from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.errors import AuditError, InputError
-from dpd_runtime.files import write_atomically
+from dpd_runtime.files import dumps, write_atomically
 from dpd_runtime.html import html_table
 from dpd_runtime.manifest import AUDIT_NAME
 from dpd_runtime.sealing import write_audited
@@ -298,7 +297,7 @@ def write_record(result: Audit, audited: Bundle | Run | Set | Scenes | Path, out
         audited = open_run(audited) if result.audited.kind == "run" else load_bundle(audited, allow_older=True)
     if isinstance(audited, Run):
         path = audited.path / AUDIT_NAME
-        write_atomically(path, (json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n").encode())
+        write_atomically(path, dumps(result.to_dict()))
         return {"audit": str(path)}
     if out is None or not isinstance(audited, Bundle):
         return {}

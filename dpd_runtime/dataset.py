@@ -30,6 +30,7 @@ from dpd_runtime.files import (
     check_no_links,
     check_plain,
     disk_fault,
+    dumps,
     final_name,
     is_foreign,
     is_safe_name,
@@ -556,7 +557,7 @@ class _Writing:
         completed = complete(self.generation, out, self.output, state, label)
         record = describe(self.generation, self.output, completed, self.header)
         self.write_texts(completed.set_hash)
-        write_atomically(out / DATASET_NAME, (json.dumps(record.to_dict(), indent=1, allow_nan=False) + "\n").encode())
+        write_atomically(out / DATASET_NAME, dumps(record.to_dict()))
         (out / STATE_NAME).unlink()
         remove_unfinished(out)
         return DistilledSet(out, completed.images, len(self.generation.classes), computed, completed.set_hash)

@@ -570,6 +570,11 @@ def _whole(text: str) -> int:
     return int(text)
 
 
+def dumps(content: object) -> bytes:
+    """A record as JSON: indented, with a line end, and without NaN and Infinity, which JSON has not."""
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
+
+
 def loads(raw: str | bytes) -> Any:
     """Parse foreign JSON, as `json.loads` does.
 

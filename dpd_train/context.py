@@ -17,7 +17,7 @@ from safetensors.torch import save
 from dpd_runtime.annotations import Float32, Pixels, Progress
 from dpd_runtime.bands import picture
 from dpd_runtime.errors import DataError
-from dpd_runtime.files import loads, write_atomically
+from dpd_runtime.files import dumps, loads, write_atomically
 from dpd_runtime.manifest import Manifest
 from dpd_runtime.remarks import SceneSides, sides_of
 from dpd_runtime.sampler import PRIVATE_KINDS, Sampler
@@ -326,7 +326,7 @@ def _write_prototypes(out: Path, trained: Trained) -> None:
 
 def write_record(out: Path, record: RunRecord) -> None:
     """Write run.json, which marks the run as finished."""
-    write_atomically(out / "run.json", (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(out / "run.json", dumps(record))
 
 
 def run_record(run: Training, trained: Trained) -> RunRecord:

@@ -1,13 +1,12 @@
 """The folder of an encoder that was trained without labels: config.json, model.safetensors and a record."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import read_object, write_atomically
+from dpd_runtime.files import dumps, read_object, write_atomically
 from dpd_train.config import FAMILY
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def save_encoder(network: "ResNet", folder: Path, record: dict[str, Any]) -> Non
     write_atomically(folder / WEIGHTS, weights)
     files = {"config_sha256": shape, "weights_sha256": weights}
     content = {"method": METHOD} | {name: hashlib.sha256(value).hexdigest() for name, value in files.items()} | record
-    write_atomically(folder / RECORD, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(folder / RECORD, dumps(content))
 
 
 def check_encoder(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Networks that tell classes apart."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -10,7 +9,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn import functional as F
 
-from dpd_runtime.files import loads, write_atomically
+from dpd_runtime.files import dumps, loads, write_atomically
 
 # -- Small classifiers of pixels or latents: residual networks, their files and predictions, and learning rates.
 
@@ -167,7 +166,7 @@ def latent_classifier_shape(classes: int, channels: int) -> ResNetConfig:
 
 def shape_to_json(config: ResNetConfig) -> bytes:
     """The content of config.json."""
-    return (json.dumps(asdict(config), indent=1, allow_nan=False) + "\n").encode()
+    return dumps(asdict(config))
 
 
 def shape_from_json(content: dict[str, Any]) -> ResNetConfig:

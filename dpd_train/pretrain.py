@@ -15,7 +15,7 @@ from transformers import CLIPTokenizer
 
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import write_atomically
+from dpd_runtime.files import dumps, write_atomically
 from dpd_runtime.text import counted
 from dpd_runtime.versions import package_versions
 from dpd_train.attributes import VOCABULARY, describe_many
@@ -451,7 +451,7 @@ def check_same(state: Path, data: dict[str, object], resolution: int, seed: int,
     of_start = None if start is None else weights_hash(start)
     told = {"data": data, "resolution": resolution, "seed": seed, "start": of_start}
     if not path.exists():
-        write_atomically(path, (json.dumps(told, indent=1, allow_nan=False) + "\n").encode())
+        write_atomically(path, dumps(told))
     elif json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(told, allow_nan=False)):
         raise InputError(
             f"{state}: holds the training of a base on other images or bands, or with another --seed or --start; give "

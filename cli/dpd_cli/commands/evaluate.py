@@ -1,6 +1,5 @@
 """`dpd evaluate`: what a distilled set is worth beside real subsets of the same size."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +8,7 @@ import typer
 from dpd_cli.options import Device, Json, Values, extras_of, given_values, options_of, require_torch, under
 from dpd_cli.terminal import Update, print_json, print_table, stage_progress, table
 from dpd_eval.options import EvaluateConfig  # noqa: TID253 -- loads no PyTorch
-from dpd_runtime.files import cache_folder, check_cache, check_file_place, write_atomically
+from dpd_runtime.files import cache_folder, check_cache, check_file_place, dumps, write_atomically
 from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def evaluate_command(
             stage=stage,
         )
     if out is not None:
-        write_atomically(out, (json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n").encode())
+        write_atomically(out, dumps(result.to_dict()))
     if json_output:
         print_json(result.to_dict())
     else:
