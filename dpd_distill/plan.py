@@ -397,10 +397,8 @@ def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
     trainings = plan.pairs * arms * STUDENT_VIEWS * one_thread / speed.threads
     if task.quick:
         return seconds | {"judging": trainings}
-    decoded = task.classes * -(-task.codes // BLOCK) * BLOCK
-    sampled = 0 if task.codes_only else max(0, AUDIT_IMAGES - decoded)
-    judged = task.classes * task.codes if task.codes_only else AUDIT_IMAGES  # a bundle of codes alone makes no others
-    compared = AUDIT_VIEWS * (task.images + task.held + min(judged, AUDIT_IMAGES))
+    sampled = max(0, AUDIT_IMAGES - task.classes * -(-task.codes // BLOCK) * BLOCK)
+    compared = AUDIT_VIEWS * (task.images + task.held + AUDIT_IMAGES)
     students = AUDIT_STUDENT_VIEWS if task.held >= AUDIT_HELD else 0
     return seconds | {
         "judging": EXTRACTOR_VIEWS * one_thread + trainings,

@@ -252,17 +252,6 @@ def test_an_audit_takes_time_by_its_images_and_trains_students_where_the_hold_ou
     assert twice - enough == pytest.approx(TWO_CORES.view * 1000 * AUDIT_VIEWS)
 
 
-def test_an_audit_of_codes_alone_samples_nothing_and_judges_the_codes() -> None:
-    task = Task(classes=5, images=180, smallest=36, ipc=5, held=20)
-    costs = []
-    for codes_only in (False, True):
-        for call in (0.0025, 0.025):
-            seconds = make_plan(replace(task, codes_only=codes_only), replace(TWO_CORES, call=call), 90).seconds
-            costs.append(seconds["audit and report"])
-    assert costs[1] > 5 * costs[0], "images between the codes and AUDIT_IMAGES are sampled"
-    assert costs[2] == costs[3] == pytest.approx(AUDIT_VIEWS * (180 + 20 + 25) * TWO_CORES.view)
-
-
 def test_a_quick_look_compares_one_pair_and_audits_nothing() -> None:
     counts = {str(n): 50 for n in range(5)}
     task = task_of(counts, quick=True)
