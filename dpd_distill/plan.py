@@ -182,14 +182,15 @@ def full_plan(steps: int = 0, matching_steps: int = 0) -> DistillPlan:
 
 
 def shortened(plan: DistillPlan, share: float, own_vae: bool = False) -> DistillPlan:
-    """The plan with `share` of the steps of its stages of fixed length, and of the pairs; watchers keep at least
-    SHORTEST_WATCHERS. A VAE that begins anew keeps its steps, as all else hangs on it."""
-    names = ["teacher_steps", "latent_classifier_steps", "perceptual_steps"] + ([] if own_vae else ["vae_steps"])
-    fewer = {name: max(1, round(share * getattr(plan, name))) for name in names}
-    least = min(SHORTEST_WATCHERS, plan.watcher_steps)
-    watchers = round(least + share * (plan.watcher_steps - least))
-    pairs = max(min(LEAST_PAIRS, plan.pairs), round(share * plan.pairs))
-    return replace(plan, **fewer, watcher_steps=watchers, pairs=pairs)
+    """The plan with `share` of what its stages of fixed length, and the pairs, have beyond their least, rounded down.
+    A VAE that begins anew keeps its steps, as all else hangs on it."""
+    least = {"teacher_steps": 1, "latent_classifier_steps": 1, "perceptual_steps": 1}
+    least |= {"watcher_steps": SHORTEST_WATCHERS, "pairs": LEAST_PAIRS} | ({} if own_vae else {"vae_steps": 1})
+    fewer: dict[str, Any] = {}
+    for name, fewest in least.items():
+        usual = getattr(plan, name)
+        fewer[name] = int(min(fewest, usual) + share * max(0, usual - fewest))
+    return replace(plan, **fewer)
 
 
 def on_idle_cores(seconds: float, share: float, threads: int, cores: int) -> float:
@@ -229,7 +230,8 @@ def make_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
 
     Stages of fixed length come first. Some work never shrinks, such as the export; of the time beside it these stages
     take at most FIXED_SHARE, and what the fewest steps of matching leave; they are shortened for it. What is left goes
-    to fine-tuning and matching.
+    to fine-tuning and matching. What rounding down leaves, less than a pair of students takes, stays free: given to
+    matching, it would make a plan that has more time match less, where it has one more pair.
     """
     budget, plan = 60 * minutes, full_plan()
     if task.quick:
@@ -239,8 +241,9 @@ def make_plan(task: Task, speed: WorkSpeed, minutes: float) -> DistillPlan:
     least = task.least_matching * a_step
     share = min(FIXED_SHARE * (budget - rest), budget - rest - least) / (fixed - rest)
     if share < 1:
-        plan = shortened(plan, max(SHORTEST, share), task.own_vae)
-        fixed = estimated(plan, task, speed).longest
+        share = max(SHORTEST, share)
+        plan = shortened(plan, share, task.own_vae)
+        fixed = rest + share * (fixed - rest)
     left = max(0.0, budget - fixed)
     tuning = min(MOST_TUNING, int(max(0.0, min(TUNING_SHARE * left, left - least) if a_step else left) / speed.tuning))
     if task.codes_only:
@@ -397,8 +400,10 @@ def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
     trainings = plan.pairs * arms * STUDENT_VIEWS * one_thread / speed.threads
     if task.quick:
         return seconds | {"judging": trainings}
-    sampled = max(0, AUDIT_IMAGES - task.classes * -(-task.codes // BLOCK) * BLOCK)
-    compared = AUDIT_VIEWS * (task.images + task.held + AUDIT_IMAGES)
+    decoded = task.classes * -(-task.codes // BLOCK) * BLOCK
+    sampled = 0 if task.codes_only else max(0, AUDIT_IMAGES - decoded)
+    judged = task.classes * task.codes if task.codes_only else AUDIT_IMAGES  # a bundle of codes alone makes no others
+    compared = AUDIT_VIEWS * (task.images + task.held + min(judged, AUDIT_IMAGES))
     students = AUDIT_STUDENT_VIEWS if task.held >= AUDIT_HELD else 0
     return seconds | {
         "judging": EXTRACTOR_VIEWS * one_thread + trainings,

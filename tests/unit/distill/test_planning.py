@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dpd_distill import kept_speed
@@ -27,6 +27,7 @@ from dpd_distill.plan import (
     MOST_TUNING,
     PAIRS,
     SEEN_OFTEN,
+    SHORTEST,
     TOLERANCE,
     DistillPlan,
     Task,
@@ -75,7 +76,10 @@ AID = Task(classes=10, images=1170, smallest=117, ipc=10)
 
 
 def is_shortest(plan: DistillPlan, task: Task) -> bool:
-    return plan.teacher_steps == round(0.1 * full_plan().teacher_steps) or plan.matching_steps == task.least_matching
+    return (
+        plan.teacher_steps == shortened(full_plan(), SHORTEST).teacher_steps
+        or plan.matching_steps == task.least_matching
+    )
 
 
 @given(TASKS, SPEEDS, MINUTES)
@@ -97,6 +101,15 @@ def test_more_time_never_gives_less(task: Task, speed: WorkSpeed, minutes: float
     names = ("teacher_steps", "perceptual_steps", "vae_steps", "latent_classifier_steps", "watcher_steps", "pairs")
     for name in names:
         assert less[name] <= more[name], name
+
+
+@given(TASKS, SPEEDS, MINUTES, st.floats(1, 10))
+def test_codes_alone_are_never_matched_less_in_more_time(
+    task: Task, speed: WorkSpeed, minutes: float, factor: float
+) -> None:
+    alone = replace(task, codes_only=True)
+    less, more = (make_plan(alone, speed, each) for each in (minutes, factor * minutes))
+    assert less.matching_steps <= more.matching_steps
 
 
 @given(TASKS, SPEEDS, MINUTES, st.integers(1, 6))
@@ -148,6 +161,11 @@ def test_a_plan_is_the_config_of_a_training() -> None:
 
 
 @given(TASKS, SPEEDS, MINUTES)
+@example(  # time that the smaller export frees is enough for one more pair of students
+    Task(classes=36, images=720, smallest=20, ipc=9),
+    WorkSpeed(view=0.046875, call=0.015625, decoded=0.03125, tuning=1.0, decoder=0.0625),
+    1162,
+)
 def test_codes_alone_need_no_fine_tuning(task: Task, speed: WorkSpeed, minutes: float) -> None:
     alone, usual = (make_plan(replace(task, codes_only=value), speed, minutes) for value in (True, False))
     assert alone.steps == 0
@@ -250,6 +268,17 @@ def test_an_audit_takes_time_by_its_images_and_trains_students_where_the_hold_ou
     )
     assert enough - few == pytest.approx(TWO_CORES.view * (AUDIT_STUDENT_VIEWS + AUDIT_VIEWS))
     assert twice - enough == pytest.approx(TWO_CORES.view * 1000 * AUDIT_VIEWS)
+
+
+def test_an_audit_of_codes_alone_samples_nothing_and_judges_the_codes() -> None:
+    task = Task(classes=5, images=180, smallest=36, ipc=5, held=20)
+    costs = []
+    for codes_only in (False, True):
+        for call in (0.0025, 0.025):
+            seconds = make_plan(replace(task, codes_only=codes_only), replace(TWO_CORES, call=call), 90).seconds
+            costs.append(seconds["audit and report"])
+    assert costs[1] > 5 * costs[0], "images between the codes and AUDIT_IMAGES are sampled"
+    assert costs[2] == costs[3] == pytest.approx(AUDIT_VIEWS * (180 + 20 + 25) * TWO_CORES.view)
 
 
 def test_a_quick_look_compares_one_pair_and_audits_nothing() -> None:
