@@ -5,10 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpd_eval.extensions import extension_names, load_extension
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_train.config import HUB
+from dpd_train.doors import offered_names, open_door
 from dpd_train.scene_set import SceneSet
 
 if TYPE_CHECKING:
@@ -82,10 +82,10 @@ def _builder(name: str, device: str = "cpu") -> Build:
     if name.startswith(HUB) and len(name) > len(HUB):
         return lambda train, cache, progress: _hub(name)
     family, colon, argument = name.partition(":")
-    if family not in (offered := extension_names("dpd.extractors")) or (colon and not argument):
+    if family not in (offered := offered_names("dpd.extractors")) or (colon and not argument):
         known = ", ".join((OWN, UNTRAINED, *offered))
         raise InputError(f"no extractor {name!r}: there are {known} and {HUB}ID_OR_PATH")
-    build: Build = load_extension("dpd.extractors", family)(argument)
+    build: Build = open_door("dpd.extractors", family)(argument)
     return build
 
 

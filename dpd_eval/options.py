@@ -3,11 +3,11 @@
 import math
 from dataclasses import dataclass
 
-from dpd_eval.extensions import extension_names
 from dpd_eval.pretrained import without_folder
 from dpd_runtime.errors import InputError
 from dpd_runtime.settings import setting
 from dpd_train.config import HUB
+from dpd_train.doors import offered_names
 from dpd_train.reading import ImageOptions
 
 # -- The options of an evaluation. Every field is an option of `dpd evaluate`; this module does not load PyTorch.
@@ -98,7 +98,7 @@ class EvaluateConfig(ImageOptions):
         if not self.students:
             raise InputError("no student given: pass for example --students convnet")
         for name in self.baselines:
-            if name not in BASELINES and name not in (offered := extension_names("dpd.selections")):
+            if name not in BASELINES and name not in (offered := offered_names("dpd.selections")):
                 raise InputError(f"no baseline {name!r}: there are {', '.join((*BASELINES, *offered))}")
         lists: dict[str, tuple[object, ...]] = {
             "students": self.students,

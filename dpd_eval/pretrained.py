@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpd_eval.extensions import extension_names, load_extension
 from dpd_eval.hub import find_folder, identity, is_hub
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import expanded
 from dpd_train.config import FAMILY, HUB
+from dpd_train.doors import offered_names, open_door
 from dpd_train.encoder import check_encoder
 
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ def extension(name: str) -> "Callable[..., nn.Module]":
         InputError: no package offers it, or it refuses the argument.
     """
     family, colon, argument = name.partition(":")
-    if family not in (offered := extension_names("dpd.students")) or (colon and not argument):
+    if family not in (offered := offered_names("dpd.students")) or (colon and not argument):
         known = ", ".join((*NAMES, *offered, f"{FAMILY}FOLDER"))
         raise InputError(f"no student {name!r}: there are {known} and {HUB}ID_OR_PATH, the last two also after {PROBE}")
-    build: Callable[..., nn.Module] = load_extension("dpd.students", family)(argument)
+    build: Callable[..., nn.Module] = open_door("dpd.students", family)(argument)
     return build

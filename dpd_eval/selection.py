@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from dpd_eval.extensions import extension_names, load_extension
 from dpd_eval.extractor_choice import build_extractor, check_name
 from dpd_eval.records import kept
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
@@ -24,6 +23,7 @@ from dpd_runtime.sampler import BLOCK
 from dpd_runtime.set_state import DATASET_NAME, METADATA_NAME, STATE_NAME, State
 from dpd_runtime.text import counted
 from dpd_runtime.versions import package_versions, versions
+from dpd_train.doors import offered_names, open_door
 from dpd_train.foreground.cropping import Stage, check_segmenter
 from dpd_train.prototypes import herded
 from dpd_train.reading import BY_CONTENT, HeldOut, Reading
@@ -274,7 +274,7 @@ METHODS: dict[str, Method] = {
 
 def method_names() -> tuple[str, ...]:
     """Names of all methods, here and in other packages (`dpd.selections`)."""
-    return (*METHODS, *extension_names("dpd.selections"))
+    return (*METHODS, *offered_names("dpd.selections"))
 
 
 def find_method(name: str) -> Method:
@@ -287,7 +287,7 @@ def find_method(name: str) -> Method:
         return METHODS[name]
     if name not in (offered := method_names()):
         raise InputError(f"no selection method {name!r}: there are {', '.join(offered)}")
-    method: Method = load_extension("dpd.selections", name)
+    method: Method = open_door("dpd.selections", name)
     return method
 
 

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from dpd_eval import networks as mobilenetv2
 from dpd_eval import networks as resnet
 from dpd_eval import networks as vit
-from dpd_eval.extensions import extension_version
 from dpd_eval.extractors import store
 from dpd_eval.networks import ConvNet
 from dpd_eval.pretrained import (
@@ -36,6 +35,7 @@ from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder, read_cached
 from dpd_train.compute import autocast, decay_groups, has_bfloat16, one_thread, to_device
+from dpd_train.doors import offering_package
 from dpd_train.loop import Task, train
 from dpd_train.scene_set import to_float
 from dpd_train.symmetry import random_d4
@@ -112,7 +112,7 @@ def student_identity(name: str) -> str:
     if name.startswith(PROBE):
         parts += [f"scikit-learn {version('scikit-learn')}"]
     if name not in NAMES and not known:
-        parts += [extension_version("dpd.students", name.partition(":")[0])]
+        parts += [offering_package("dpd.students", name.partition(":")[0])]
     return " ".join(parts)
 
 

@@ -37,7 +37,7 @@ app = typer.Typer(
     help="Distil labelled scenes into a bundle, and generate a training set from it without PyTorch and without the "
     "scenes.",
     epilog="Every command takes --config FILE: TOML with its options as keys, or a record that dpd wrote. The command "
-    "line wins.",
+    "line wins. Other packages can add commands.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -135,10 +135,19 @@ def _run(arguments: list[str]) -> object:
 
 
 def _check_command(arguments: list[str]) -> None:
-    """Suggest a command where the first argument is neither one nor an option."""
+    """Add the command that another package offers where the first argument is one of these; suggest one where it is
+    neither a command nor an option.
+    """
     if not arguments or arguments[0].startswith("-") or arguments[0] in KNOWN:
         return
     word, known = arguments[0], [name for names in COMMANDS.values() for name in names]
+    if find_spec("dpd_train") is not None:
+        from dpd_train.doors import offered_names, open_door
+
+        if word in (offered := offered_names("dpd.commands")):
+            app.command(word, cls=Verb)(open_door("dpd.commands", word))
+            return
+        known += offered
     if any(word in names.split() for names in PANELS.values()):
         raise InputError(
             f"dpd {word} is not in this installation, which is a site's: it has {', '.join(known)}; install the whole "

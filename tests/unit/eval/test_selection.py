@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dpd_eval.extensions import extension_names
 from dpd_eval.selection import METHODS as OWN
 from dpd_eval.selection import find_method, random_subset, select
 from dpd_runtime.errors import DataError, InputError
+from dpd_train.doors import offered_names
 from dpd_train.scene_set import SceneSet
 
-METHODS = {name: find_method(name) for name in (*OWN, *extension_names("dpd.selections"))}
+METHODS = {name: find_method(name) for name in (*OWN, *offered_names("dpd.selections"))}
 LABELS = np.repeat([0, 1, 2], [40, 25, 30])[np.random.default_rng(0).permutation(95)]
 FEATURES = np.random.default_rng(1).normal(1, 1, (95, 6)).astype(np.float32)
 WITH_IPC = [name for name, method in METHODS.items() if method.uses_ipc]

@@ -1,4 +1,4 @@
-"""Extension points: the example package is installed and used; what cannot be loaded is one sentence."""
+"""Doors: the example package is installed and used; what cannot be loaded is one sentence."""
 
 import shutil
 import subprocess
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dpd_eval.extensions import extension_names, extension_version, load_extension
 from dpd_eval.pretrained import check_student
 from dpd_runtime.errors import InputError
+from dpd_train.doors import offered_names, offering_package, open_door, open_named
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "extension"
 USED = """
@@ -65,8 +65,8 @@ def test_an_unknown_name_lists_those_that_there_are() -> None:
 def test_what_cannot_be_loaded_names_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer(tmp_path / "a", "first", "no_such_module:mine")
     monkeypatch.syspath_prepend(str(tmp_path / "a"))
-    assert "mine" in extension_names("dpd.students")
-    assert extension_version("dpd.students", "mine") == "first 1.0"
+    assert "mine" in offered_names("dpd.students")
+    assert offering_package("dpd.students", "mine") == "first 1.0"
     with pytest.raises(InputError, match=r"mine: first 1.0 offers it, but no_such_module:mine cannot be loaded"):
         check_student("mine")
     offer(tmp_path / "b", "second", "builtins:print")
@@ -74,4 +74,50 @@ def test_what_cannot_be_loaded_names_its_package(tmp_path: Path, monkeypatch: py
     with pytest.raises(InputError, match=r"mine: second 1.0 and first 1.0 offer it"):
         check_student("mine:x")
     with pytest.raises(InputError, match="no installed package offers it"):
-        load_extension("dpd.extractors", "nothing")
+        open_door("dpd.extractors", "nothing")
+
+
+COMMAND = """
+from pathlib import Path
+
+import typer
+
+
+def count(data: Path, twice: bool = False, steps: int = 1) -> None:
+    \"\"\"Count the folders of DATA.\"\"\"
+    typer.echo(len(list(data.iterdir())) * (1 + twice) * steps)
+"""
+
+
+def test_a_package_adds_a_command(tmp_path: Path, process_environment: dict[str, str]) -> None:
+    """It has the help of ours, reads --config, and is suggested; without its package it is unknown."""
+    place = tmp_path / "counting-1.0.dist-info"
+    place.mkdir()
+    (place / "METADATA").write_text("Metadata-Version: 2.1\nName: counting\nVersion: 1.0\n")
+    (place / "entry_points.txt").write_text("[dpd.commands]\ncount = counting:count\n")
+    (tmp_path / "counting.py").write_text(COMMAND)
+    (tmp_path / "steps.toml").write_text("steps = 10\n")
+
+    def dpd(*words: str, known: bool = True) -> tuple[int, str]:
+        path = process_environment["PYTHONPATH"] + (f":{tmp_path}" if known else "")
+        environment = process_environment | {"PYTHONPATH": path}
+        command = [sys.executable, "-m", "dpd_cli", *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    (tmp_path / "scenes" / "Forest").mkdir(parents=True)
+    assert dpd("count", str(tmp_path / "scenes"), "--twice") == (0, "2\n")
+    assert dpd("count", str(tmp_path / "scenes"), "--config", str(tmp_path / "steps.toml")) == (0, "10\n")
+    assert "Count the folders of DATA." in dpd("count", "--help")[1]
+    assert dpd("coun")[1] == "dpd: no such command 'coun'; did you mean count?; see dpd --help\n"
+    assert dpd("count", ".", known=False)[1].startswith("dpd: no such command 'count'")
+
+
+def test_a_named_door_is_opened_or_says_what_there_is() -> None:
+    with pytest.raises(
+        InputError, match=r"--x 'no:1': 'no' is unknown; no installed package offers any \(dpd.nothing\)"
+    ):
+        open_named("dpd.nothing", "no:1", "--x")
+    with pytest.raises(InputError, match=r"--x 'no': 'no' is unknown; give dsdnet, groups"):
+        open_named("dpd.students", "no", "--x")
+    assert callable(open_named("dpd.students", "dsdnet:convnet", "--x"))
