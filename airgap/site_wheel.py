@@ -14,7 +14,7 @@ from pathlib import Path
 
 KEPT = re.compile(
     r"dpd_runtime/.*"
-    r"|dpd_cli/(?:__init__|__main__|main|config|options|terminal)\.py|dpd_cli/py\.typed"
+    r"|dpd_cli/(?:__init__|__main__|main|config|gone|options|terminal)\.py|dpd_cli/py\.typed"
     r"|dpd_cli/commands/(?:__init__|bundles|doctor|generate|predict)\.py"
 )
 EXTRAS = ("cpu", "openvino", "gpu", "gpu-cuda12", "trt", "rtx", "bands", "parquet", "ray")

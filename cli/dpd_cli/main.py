@@ -22,6 +22,7 @@ from dpd_cli.commands.bundles import (
 from dpd_cli.commands.doctor import bench_command, doctor_command
 from dpd_cli.commands.generate import generate_command
 from dpd_cli.commands.predict import predict_command
+from dpd_cli.gone import GONE
 from dpd_cli.options import DEBUG, OPTION, Verb, Verbs
 from dpd_cli.terminal import INTERRUPTED
 from dpd_runtime.calls import stop_calls
@@ -173,6 +174,8 @@ def _explain(error: Exception) -> NoReturn:
         hint = f"; see {context.command_path} --help" if context else ""
         if context and hasattr(error, "possibilities"):  # an unknown option
             option = str(getattr(error, "option_name", ""))
+            if option in (gone := GONE.get(context.info_name or "", {})):
+                _fail(f"{context.command_path} has no {option} any more: {gone[option]}", 2)
             known = [name for parameter in context.command.get_params(context) for name in parameter.opts]
             _fail(f"no such option {option}{_meant(option, known)}{hint}", 2)
         _fail(f"{error.format_message().rstrip('.')}{hint}", 2)
