@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from dpd_cli.main import app
+from dpd_cli.main import add_command, app, offered_commands
 
 TABLE = "| name | value | meaning |\n|---|---|---|"
 HEAD = """# Options
@@ -19,7 +19,11 @@ Written from the commands themselves. `dpd COMMAND --help` prints the same. Ever
 
 
 def options_page() -> str:
-    """Return the whole page as Markdown, one heading for each command in the order of `dpd --help`."""
+    """Return the whole page as Markdown, one heading for each command in the order of `dpd --help`, ours last that come
+    in through the door.
+    """
+    for name in offered_commands():
+        add_command(name)
     group = typer.main.get_group(app)
     return "\n".join([HEAD, *(command_section(name, command) for name, command in group.commands.items())])
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import re
 import shlex
 import unicodedata
@@ -143,6 +144,14 @@ def joined(values: Iterable[object]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="").writerow(map(str, values))
     return text.getvalue()
+
+
+def number_or_nan(text: str) -> float:
+    """The number that `text` says; nan where it says none, which no range holds."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def listed_names(text: str, known: Collection[str] = ()) -> tuple[str, ...]:

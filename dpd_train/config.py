@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampler import PrototypeKind
 from dpd_runtime.settings import choices, setting
-from dpd_runtime.text import option
+from dpd_runtime.text import number_or_nan, option
+from dpd_train.doors import open_named
 from dpd_train.reading import ImageOptions
 
 Tune = Literal["full", "lora"]
@@ -197,7 +198,7 @@ class TrainConfig(ImageOptions):
         if self.prune is not None:
             pruned_share(self.prune)
         if self.grad_compression is not None:
-            compression_ratio(self.grad_compression)
+            open_named("dpd.gradients", self.grad_compression, "--grad-compression")
             if self.precision == "fp16":
                 raise InputError(
                     "--grad-compression adds up what it does not send, which may overflow in fp16: use bf16 or fp32"
@@ -231,40 +232,16 @@ def for_bands(config: TrainConfig) -> TrainConfig:
     return replace(config, steps=0, tune_vae=True, prototypes="matched")
 
 
-def figure_of(method: str, text: str) -> float:
-    """Read the number of `method:NUMBER`; nan for anything else, which fails every range check."""
-    name, _, figure = text.partition(":")
-    try:
-        return float(figure) if name == method else math.nan
-    except ValueError:
-        return math.nan
-
-
 def pruned_share(text: str) -> float:
     """Read the share of each class's images that `tdds:SHARE` leaves out.
 
     Raises:
         InputError: another method, or a share that is not between 0 and 1.
     """
-    value = figure_of("tdds", text)
+    name, _, share = text.partition(":")
+    value = number_or_nan(share) if name == "tdds" else math.nan
     if not 0 < value < 1:
         raise InputError(f"--prune {text!r}: say tdds and the share to leave out, above 0 and below 1, as in tdds:0.7")
-    return value
-
-
-def compression_ratio(text: str) -> float:
-    """Read the ratio of `rs-dgc:RATIO`.
-
-    Raises:
-        InputError: another method, or a ratio outside 12 … 200: below 12 little is left out, and above 200 most bytes
-            would be positions instead of values.
-    """
-    value = figure_of("rs-dgc", text)
-    if not 12 <= value <= 200:
-        raise InputError(
-            f"--grad-compression {text!r}: say rs-dgc and how many times fewer bytes to send, 12 to 200, "
-            "as in rs-dgc:50"
-        )
     return value
 
 

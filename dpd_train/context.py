@@ -227,18 +227,18 @@ class Tuned:
     """The base after fine-tuning.
 
     Args:
-        config: the run's; in federated tuning with the values that the server chose.
-        federated: record of a federated tuning for run.json; None for a local one.
+        config: the run's; with the values that another tuning than the run's own chose.
+        record: further entries of run.json.
     """
 
     base: Base
     history: History
     config: TrainConfig
-    federated: dict[str, Any] | None = None
+    record: RunRecord = field(default_factory=RunRecord)
 
 
 Tuning = Callable[[Training, Base, tuple[LatentData, LatentData], Callable[[], ConsistencyClassifier | None]], Tuned]
-"""(run, base, training and validation part, what trains the classifier) → the base, tuned here or with other sites."""
+"""(run, base, training and validation part, what trains the classifier of the consistency) → the base after tuning."""
 
 
 @dataclass(frozen=True)
@@ -358,7 +358,7 @@ def run_record(run: Training, trained: Trained) -> RunRecord:
         **({"base_pretraining": pretraining} if pretraining else {}),
         "versions": package_versions("dpd-distill", "torch", "diffusers", "transformers", "numpy"),
         "hardware": hardware(run.device),
-        **({"federated": tuned.federated} if tuned.federated else {}),
+        **tuned.record,
         **({"processes": run.team.size} if run.team.size > 1 else {}),
     }
 

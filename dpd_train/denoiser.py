@@ -33,10 +33,9 @@ from dpd_train.compute import (
     without_prefix,
 )
 from dpd_train.config import Precision
-from dpd_train.distributed import ALONE, Team
+from dpd_train.distributed import ALONE, GradientExchange, Team
 from dpd_train.loop import State, Task, Tensors, train, trapezium
 from dpd_train.networks import ResNet, predict
-from dpd_train.rs_dgc import RsDgc
 from dpd_train.symmetry import ORDER, d4_each
 from dpd_train.tracking import Track
 
@@ -333,7 +332,7 @@ class DenoiserTraining:
     prompt_dropout: float = 0.1
     ema_lengths: tuple[float, ...] = (0.05, 0.1)  # relative widths σ_rel; the better one on validation is kept
     stop_rise: float = 0.02  # stop when the validation loss stands this share above its best: memorising begins
-    compression: float | None = None  # times fewer bytes of gradients between processes (`dpd_train.rs_dgc`)
+    exchange: Callable[[], GradientExchange] | None = None  # of gradients between processes; None: they travel whole
     seed: int = 0
     precision: Precision = "bf16"  # of autocast; fp32 is none
     validate_every: int = 500
@@ -415,7 +414,7 @@ class _Denoising:
         self.history: list[dict[str, float]] = []
         self.squared = torch.zeros((), device=device)  # squared error of the step, of all processes after `exchange`
         self.recent = torch.zeros((), dtype=torch.float64, device=device)  # smoothed loss, read only when logged
-        self.compression = RsDgc(training.compression) if training.compression else None
+        self.compression = training.exchange() if training.exchange else None
         self.rises = False  # whether the validation loss does, as all processes know after a validation
 
     @property

@@ -1,10 +1,10 @@
 """Training in several processes, started by `accelerate launch` or torchrun. The first process is the leader."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from enum import IntEnum
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -22,6 +22,24 @@ class Word(IntEnum):
     OVER = 0  # return
     LOAD = 1  # the input is valid: open the base
     TRAIN = 2  # the data are ready: train on your share
+
+
+Gather = Callable[[torch.Tensor], list[torch.Tensor]]
+"""This process's tensor → the tensors of all processes, of the same shape, in the same order everywhere."""
+
+
+class GradientExchange(Protocol):
+    """How the gradients of one training travel between its processes, where they do not travel whole."""
+
+    def exchange(self, gradients: Sequence[torch.Tensor], keys: Sequence[int], gather: Gather) -> None:
+        """Replace each gradient by the sum that all processes take for it.
+
+        Args:
+            keys: one for each gradient, the same in every step.
+        """
+
+    def figures(self) -> dict[str, float]:
+        """Figures for a log, such as megabytes sent."""
 
 
 class PeerError(DpdError, RuntimeError):

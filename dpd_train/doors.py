@@ -9,6 +9,8 @@ An option then takes its name, `mine` or `mine:ARGUMENT`. Its package is importe
 before. `dpd generate`, `dpd verify` and `dpd predict` never look here.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpd_runtime.errors import InputError
@@ -27,6 +29,24 @@ Door = Literal[
     "dpd.pruning",
     "dpd.commands",
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherTuning:
+    """A fine-tuning by another package in place of a run's own: what a function behind `dpd.tuning` returns.
+
+    It trains in one process, from the beginning, and until its end.
+
+    Args:
+        stage, meaning: its title among the stages of a run, and what it does, in a few words.
+        decides: fields of TrainConfig whose values it sets itself.
+        tune: a `dpd_train.context.Tuning`.
+    """
+
+    stage: str
+    meaning: str
+    decides: tuple[str, ...]
+    tune: Callable[..., Any]
 
 
 def offered_names(door: Door) -> tuple[str, ...]:

@@ -190,12 +190,12 @@ def match_config(
 
 
 def check_inputs(
-    data: Path | Scenes | None, out: Path, config: TrainConfig, *, resume: bool = False, cache: Path | None = None
-) -> Scenes | None:
+    data: Path | Scenes, out: Path, config: TrainConfig, *, resume: bool = False, cache: Path | None = None
+) -> Scenes:
     """Check all that needs no network and no pixel, in less than a second.
 
     Args:
-        data: what `train` takes; None for a federated server without images.
+        data: what `train` takes.
         cache: folder of latents that was given; None for the user's.
 
     Returns:
@@ -209,7 +209,7 @@ def check_inputs(
     check_writable(out)
     if cache is not None:
         check_cache(cache, "choose another --cache-dir")
-    elif data is not None:
+    else:
         check_cache(cache_folder("latents"))
     check_captioner_source(config.captioner)
     if config.segmenter is not None:
@@ -222,8 +222,6 @@ def check_inputs(
     reading = config.reading
     if not reading.plain:
         require_rasterio()
-    if data is None:
-        return None
     scenes = opened(data, config)
     counts, _ = (scenes.counts(part) for part in PARTS)
     check_classes(scenes.root, tuple(counts))

@@ -50,6 +50,7 @@ from dpd_train.context import (
     rows_by_class,
 )
 from dpd_train.denoiser import ConsistencyClassifier, LatentData, real_floors, with_noise
+from dpd_train.doors import OtherTuning
 from dpd_train.encoder import load_encoder
 from dpd_train.matching import (
     Features,
@@ -113,7 +114,6 @@ MEANING = {
     "captions": "phrases that describe each image, for the prompts",
     "captions of the validation part": "with which the fine-tuning is validated",
     "classifier of noisy latents": "which tells the fine-tuning whether a class is recognised",
-    "federated tuning": "teaches the denoiser together with other sites",
     "fine-tuning": "teaches the denoiser your images",
     "watchers": "small networks, which judge the codes and stay here",
     "starting images": "sampled images, from which the codes begin",
@@ -122,26 +122,29 @@ MEANING = {
 }
 
 
-def stages_ahead(config: TrainConfig, *, bands: bool, tuned_decoder: bool, federated: str | None) -> dict[str, str]:
+def stages_ahead(
+    config: TrainConfig, *, bands: bool, tuned_decoder: bool, tuning: OtherTuning | None = None
+) -> dict[str, str]:
     """Title and meaning of each stage of a run, none of which is skipped unless an earlier session finished it.
 
     Latents and captions that the cache has are not computed again.
 
     Args:
         config: with the kind of prototypes. bands: whether images carry others than RGB.
-        tuned_decoder: whether the VAE's decoder is trained. federated: the role in a federated tuning.
+        tuned_decoder: whether the VAE's decoder is trained. tuning: in place of the run's own.
     """
     listed = ["scoring the training images"] * bool(config.prune) + ["teacher"]
     listed += ["VAE"] if bands else ["perceptual networks", "VAE decoder"] * tuned_decoder
     listed += ["encoding", "encoding the validation part", "latent classifier", "captions"]
     if config.steps:
         listed.append("captions of the validation part")
-        if config.lambda_cls and config.judge_on == "latents" and federated != "server":
+        if config.lambda_cls and config.judge_on == "latents":
             listed.append("classifier of noisy latents")
-        listed.append("fine-tuning" if federated is None else "federated tuning")
+        listed.append("fine-tuning" if tuning is None else tuning.stage)
     if config.prototypes == "matched":
         listed += ["watchers", *(["starting images"] * (not bands)), "statistics", "matching"]
-    return {title: MEANING[title] for title in listed}
+    meaning = MEANING if tuning is None else {**MEANING, tuning.stage: tuning.meaning}
+    return {title: meaning[title] for title in listed}
 
 
 # -- The stage that trains the VAE on the user's images: its decoder (`--tune-vae`), or all of it for other bands.

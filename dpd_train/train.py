@@ -34,8 +34,7 @@ from dpd_train.context import (
     write_run,
 )
 from dpd_train.distributed import ALONE, Team, Word
-from dpd_train.federated.settings import Federated
-from dpd_train.federated.stage import tuned_together
+from dpd_train.doors import OtherTuning
 from dpd_train.published import check_published
 from dpd_train.records import RunRecord
 from dpd_train.run import check_inputs, match_config
@@ -71,7 +70,7 @@ def silent(stage: str) -> Progress:
     return lambda step, steps: None
 
 
-def _train(run: Training, base: Base, federated: Federated | None, announce: Announce) -> RunRecord:
+def _train(run: Training, base: Base, tuning: OtherTuning | None, announce: Announce) -> RunRecord:
     """Run all stages, each from where an earlier session left it, and write what they made.
 
     Args:
@@ -84,7 +83,7 @@ def _train(run: Training, base: Base, federated: Federated | None, announce: Ann
         TimeUp: the deadline passed.
     """
     config, bands = run.config, bool(run.data.train.bands)
-    ahead = partial(stages_ahead, config, bands=bands, federated=federated.role if federated else None)
+    ahead = partial(stages_ahead, config, bands=bands, tuning=tuning)
     announce(ahead(tuned_decoder=bool(config.tune_vae)))
     if config.prune:
         run = pruned(run, config.prune)
@@ -99,8 +98,7 @@ def _train(run: Training, base: Base, federated: Federated | None, announce: Ann
     latents = run.latents(base)
     classifiers = Classifiers(teacher, train_latent_classifier(run, latents))
     phrases = run.phrases(run.data.train, "captions")
-    tune = partial(tuned_together, federated) if federated else tuned_here
-    tuned = fine_tuned(run, base, latents, phrases, tune)
+    tuned = fine_tuned(run, base, latents, phrases, tuning.tune if tuning else tuned_here)
     base, values, rows = tuned.base, latents[0][0], rows_by_class(run.data.train)
     made = make_prototypes(run, base, classifiers.latent_classifier, pixels, values, phrases)
     table = prompts(run, base, made, phrases)
@@ -140,7 +138,6 @@ def _open(
         DataError, InputError: unusable data, base or output folder, or options that do not fit them.
     """
     scenes = check_inputs(data, out, config, resume=resume, cache=cache)
-    assert scenes is not None
     config = scenes.settle(config)
     check_captioner(config.captioner)
     check_published(config.watchers)
@@ -163,7 +160,9 @@ def _open(
     return base, run_data, config
 
 
-def _check_machine(config: TrainConfig, device: torch.device, team: Team, tracker: str | None, federated: bool) -> None:
+def _check_machine(
+    config: TrainConfig, device: torch.device, team: Team, tracker: str | None, tuning: OtherTuning | None
+) -> None:
     """Check options that depend on the machine and the number of processes.
 
     Raises:
@@ -173,14 +172,12 @@ def _check_machine(config: TrainConfig, device: torch.device, team: Team, tracke
         raise InputError("--precision fp16 needs CUDA: a CPU takes ten times as long as with fp32; use bf16 or fp32")
     if config.batch < team.size:
         raise InputError(f"--batch {config.batch} for {team.size} processes: give each at least one image")
-    if config.grad_compression and team.size == 1 and not federated:
-        raise InputError(
-            "--grad-compression is for several processes, and this is one: start with accelerate launch, or --federated"
-        )
-    if federated and config.reading.carries:
-        raise InputError(f"--federated tunes a denoiser of RGB, and --bands {config.bands} carries other bands")
-    if federated and team.size > 1:
-        raise InputError(f"--federated with {team.size} processes: each participant is one; start without a launcher")
+    if config.grad_compression and team.size == 1:
+        raise InputError("--grad-compression is for several processes, and this is one: start with accelerate launch")
+    if tuning and config.reading.carries:
+        raise InputError(f"--tuning tunes a denoiser of RGB, and --bands {config.bands} carries other bands")
+    if tuning and team.size > 1:
+        raise InputError(f"--tuning with {team.size} processes: it takes one; start without a launcher")
     check_tracker(tracker)
 
 
@@ -198,7 +195,7 @@ def train(
     announce: Announce = lambda ahead: None,
     team: Team = ALONE,
     tracker: str | None = None,
-    federated: Federated | None = None,
+    tuning: OtherTuning | None = None,
 ) -> dict[str, Any]:
     """Fine-tune `config.base` on scenes and write a run directory to `out`.
 
@@ -210,7 +207,7 @@ def train(
             VAE's decoder is trained, which `config.tune_vae` left open.
         team: its processes all call this with the same arguments, and can read `out` and the base.
         tracker: name of one that accelerate knows; it gets losses and learning rate.
-        federated: tune together with other sites; a server's own images are not tuned on.
+        tuning: in place of the run's own.
 
     Returns:
         the content of run.json, {"unfinished": {stage, step, steps}, "seconds"} if time ran out, {} if not the leader.
@@ -218,14 +215,14 @@ def train(
     Raises:
         DataError, InputError: unusable data, base or output folder; nothing is written then. Only the leader raises.
         InputError: another process trains in `out`.
-        PeerError, UpdateError: another process or site has gone, or a site sent an update that cannot be used.
+        PeerError: another process has gone. Further ones are those of `tuning`.
     """
     deadline, device = Deadline(max_minutes), torch.device(device)
     if not team.leads:
         assist(out, config, team, device, deadline)
         return {}
     with team.leading():
-        _check_machine(config, device, team, tracker, federated is not None)
+        _check_machine(config, device, team, tracker, tuning)
         base, read, config = _open(data, out, config, device, progress, resume, cache)
         with worked_in(out, "dpd train"), tracked(tracker, out / "tracker", asdict(config)) as track:
             team.tell(Word.LOAD)
@@ -242,7 +239,7 @@ def train(
                 track=track,
             )
             try:
-                record = _train(run, base, federated, announce)
+                record = _train(run, base, tuning, announce)
                 record["seconds"], record["stages"] = watch.seconds, watch.times()["stages"]
             except TimeUp as stop:
                 return watch.unfinished(stop)

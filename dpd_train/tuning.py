@@ -22,9 +22,10 @@ from dpd_train.bases import Base, is_large, rows_a_call
 from dpd_train.captions import embed
 from dpd_train.classifiers import Labelled, evenly
 from dpd_train.compute import NEVER, Deadline, norms_in_float32, placed, to_device
-from dpd_train.config import TrainConfig, Tune, compression_ratio
+from dpd_train.config import TrainConfig, Tune
 from dpd_train.denoiser import ConsistencyClassifier, DecodedTeacher, DenoiserTraining, LatentData, train_denoiser
 from dpd_train.distributed import ALONE, Team
+from dpd_train.doors import open_named
 from dpd_train.networks import count_parameters, load_classifier
 from dpd_train.symmetry import ORDER, d4
 from dpd_train.tracking import Track
@@ -43,6 +44,7 @@ def tune_of(config: TrainConfig, base: Base) -> Tune:
 
 def denoiser_training(config: TrainConfig) -> DenoiserTraining:
     """The settings of the training loop for this config."""
+    compressed = config.grad_compression
     return DenoiserTraining(
         steps=config.steps,
         batch=config.batch,
@@ -54,7 +56,7 @@ def denoiser_training(config: TrainConfig) -> DenoiserTraining:
         seed=config.seed,
         validate_every=max(1, config.steps // 5),
         consistency_weight=config.lambda_cls,
-        compression=compression_ratio(config.grad_compression) if config.grad_compression else None,
+        exchange=None if compressed is None else open_named("dpd.gradients", compressed, "--grad-compression"),
     )
 
 

@@ -1,4 +1,15 @@
 """Options that went with the last release, and what does their work now. Each stays here for one release."""
 
-GONE: dict[str, dict[str, str]] = {}
+SERVER = "the server of a federated tuning is dpd federate HOST:PORT"
+GONE: dict[str, dict[str, str]] = {
+    "train": {
+        "--federated": f"give --tuning federated:HOST:PORT; {SERVER}",
+        "--rounds": SERVER,
+        "--clients": SERVER,
+        "--classes": SERVER,
+        "--tls-root": f"give --tuning federated:HOST:PORT,ROOT.pem; {SERVER}",
+        "--tls-certificate": SERVER,
+        "--tls-key": SERVER,
+    },
+}
 """Command → option → what to write instead."""

@@ -142,19 +142,33 @@ def _check_command(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-") or arguments[0] in KNOWN:
         return
     word, known = arguments[0], [name for names in COMMANDS.values() for name in names]
-    if find_spec("dpd_train") is not None:
-        from dpd_train.doors import offered_names, open_door
-
-        if word in (offered := offered_names("dpd.commands")):
-            app.command(word, cls=Verb)(open_door("dpd.commands", word))
-            return
-        known += offered
+    offered = offered_commands()
+    if word in offered:
+        add_command(word)
+        return
+    known += offered
     if any(word in names.split() for names in PANELS.values()):
         raise InputError(
             f"dpd {word} is not in this installation, which is a site's: it has {', '.join(known)}; install the whole "
             "of dpd where the images are"
         )
     raise InputError(f"no such command {word!r}{_meant(word, known)}; see dpd --help")
+
+
+def offered_commands() -> tuple[str, ...]:
+    """The commands that other packages offer; none at a site."""
+    if find_spec("dpd_train") is None:
+        return ()
+    from dpd_train.doors import offered_names
+
+    return offered_names("dpd.commands")
+
+
+def add_command(name: str) -> None:
+    """Add the command of another package to `app`."""
+    from dpd_train.doors import open_door
+
+    app.command(name, cls=Verb, rich_help_panel="Of other packages")(open_door("dpd.commands", name))
 
 
 def _meant(word: str, known: list[str]) -> str:

@@ -420,8 +420,9 @@ def _together(run: Record) -> str:
     if not federated:
         return ""
     return f"""
-The denoiser was fine-tuned together with other sites in {federated["rounds"]} rounds (`dpd train --federated`). The \
-server set steps, batch and learning rate. Images of other sites took part, which the fingerprint does not cover."""
+The denoiser was fine-tuned together with other sites in {federated["rounds"]} rounds (`dpd train --tuning \
+federated`). The server set steps, batch and learning rate. Images of other sites took part, which the fingerprint \
+does not cover."""
 
 
 def _pretrain_command(base: Record) -> str:

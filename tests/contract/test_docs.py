@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from dpd_cli.main import app
+from dpd_cli.main import add_command, app, offered_commands
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -32,6 +32,8 @@ BLOCK = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"`(dpd [^`]+)`")
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+for offered in offered_commands():
+    add_command(offered)
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 EVERYWHERE = {"--help", "-h", "--config", "--debug"}
 

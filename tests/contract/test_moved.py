@@ -12,7 +12,7 @@ NAMES = {
     "dpd_runtime.sealing.require": ("dpd_runtime.sealing", "require_signature"),
     "dpd_train.images": ("dpd_train.scenes", "read_scenes"),
     "dpd_train.bases.base": ("dpd_train.bases", "load_base"),
-    "dpd_train.compute.rs_dgc": ("dpd_train.rs_dgc", "RsDgc"),
+    "dpd_train.compute.rs_dgc": ("dpd_neighbours.rs_dgc", "RsDgc"),
     "dpd_train.run.planning.plan": ("dpd_distill.plan", "make_plan"),
     "dpd_train.run.planning.speed": ("dpd_distill.speed", "measure_speed"),
     "dpd_eval.selection.method": ("dpd_eval.selection", "highest_first"),

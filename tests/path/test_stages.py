@@ -12,6 +12,7 @@ from dpd_cli.terminal import NumberedStages
 
 pytest.importorskip("torch")
 from dpd_train.compute import one_thread
+from dpd_train.doors import OtherTuning
 from dpd_train.stages import stages_ahead
 from dpd_train.train import train
 from tests.tiny import CONFIG, drawn_scenes, tiny_base
@@ -83,19 +84,17 @@ def test_a_decoder_that_the_teacher_asks_for_is_announced_then(tmp_path: Path) -
 def test_stages_that_will_not_run_are_not_listed() -> None:
     """Against the paths through a run that are too long for a test, or need sites and bands."""
 
-    def listed(*, bands: bool = False, federated: str | None = None, **options: Any) -> list[str]:
+    def listed(*, bands: bool = False, tuning: OtherTuning | None = None, **options: Any) -> list[str]:
         config = replace(CONFIG, **options)
-        return list(stages_ahead(config, bands=bands, tuned_decoder=False, federated=federated))
+        return list(stages_ahead(config, bands=bands, tuned_decoder=False, tuning=tuning))
 
     assert listed(prune="tdds:0.2")[:2] == ["scoring the training images", "teacher"]
     carried = listed(bands=True, prototypes="matched", steps=0)
     assert carried[:3] == ["teacher", "VAE", "encoding"]
     assert "starting images" not in carried, "codes start as noise"
     noisy = {"judge_on": "latents", "lambda_cls": 0.1}
-    assert listed(federated="client", **noisy)[-2:] == ["classifier of noisy latents", "federated tuning"]
-    server = listed(federated="server", **noisy)
-    assert server[-1] == "federated tuning"
-    assert "classifier of noisy latents" not in server, "it trains none"
+    other = OtherTuning(stage="tuning elsewhere", meaning="by others", decides=(), tune=lambda: None)
+    assert listed(tuning=other, **noisy)[-2:] == ["classifier of noisy latents", "tuning elsewhere"]
 
 
 def test_the_command_numbers_stages_by_their_place(capsys: pytest.CaptureFixture[str]) -> None:

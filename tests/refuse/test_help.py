@@ -5,19 +5,21 @@ import re
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from dpd_cli.commands.pretrain import FIELDS
-from dpd_cli.main import app, main
+from dpd_cli.main import add_command, app, main, offered_commands
 from dpd_cli.options import PANELS
 from dpd_eval.options import EvaluateConfig
 from dpd_runtime.settings import choices
 from dpd_train.config import PRESETS, TRAININGS, TrainConfig
 
+for offered in offered_commands():
+    add_command(offered)
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="a site has no PyTorch")
 
@@ -108,7 +110,6 @@ def accepted() -> Iterable[tuple[str, str, Iterable[str]]]:
     from dpd_runtime.solvers import SOLVERS
     from dpd_train.config import DEVICES, STAGES
     from dpd_train.encoder import METHOD
-    from dpd_train.federated.settings import Role
 
     yield from ((name, "--provider", PROVIDERS) for name in ("generate", "verify", "bench"))
     yield from ((name, "--device", DEVICES) for name in ("train", "pretrain", "evaluate", "audit", "fit"))
@@ -122,7 +123,6 @@ def accepted() -> Iterable[tuple[str, str, Iterable[str]]]:
     yield "select", "--method", METHODS
     yield "pretrain", "--stage", (*STAGES, "all")
     yield "pretrain", "--features", (METHOD,)
-    yield "train", "--federated", get_args(Role)
     yield "evaluate", "--students", (*STUDENTS, *(f"dsdnet:{name}" for name in BACKBONES))
 
 
@@ -143,13 +143,10 @@ def test_the_check_of_values_can_fail() -> None:
 
 
 @needs_torch
-def test_help_states_the_defaults_of_a_federation_and_of_pretraining() -> None:
-    from dpd_train.federated.settings import Federated
+def test_help_states_the_defaults_of_pretraining() -> None:
     from dpd_train.pretrain import PretrainConfig
     from dpd_train.swimdiff.config import SwimDiff
 
-    for name in ("rounds", "clients"):
-        assert f"Default: {getattr(Federated, name)}." in parameter("train", f"--{name}").help
     for name in TRAININGS:
         steps = getattr(PretrainConfig(), name).steps
         assert f"Default: {steps}." in parameter("pretrain", f"--{name}-steps").help

@@ -333,19 +333,67 @@ def test_train_says_what_is_wrong(
     ("arguments", "words"),
     [
         pytest.param([], ["DATA is missing", "one folder of images per class"], id="no-data"),
-        pytest.param(["scenes", "--rounds", "3"], ["--rounds has no effect", "--federated"], id="no-use"),
-        pytest.param(["--federated", "client", "10.0.0.1"], ["client 10.0.0.1", "HOST:PORT"], id="address"),
-        pytest.param(["--federated", "client", "a:1"], ["--federated client needs DATA"], id="client"),
-        pytest.param(["--federated", "server", "a:1"], ["--federated server needs --classes"], id="server"),
+        pytest.param(["scenes", "--rounds", "3"], ["no --rounds any more", "dpd federate HOST:PORT"], id="rounds"),
         pytest.param(
-            ["--federated", "server", "a:1", "--classes", "a,b", "--resume"], ["--resume has no effect"], id="resume"
+            ["--federated", "client", "a:1"], ["no --federated any more", "--tuning federated:HOST:PORT"], id="client"
         ),
+        pytest.param(["--tuning", "federated:10.0.0.1"], ["federated:10.0.0.1", "HOST:PORT"], id="address"),
+        pytest.param(["--tuning", "federated:a:1,no.pem"], ["no.pem: no such file", "PEM"], id="certificate"),
+        pytest.param(["--tuning", "pooled:a:1"], ["'pooled' is unknown", "federated"], id="tuning"),
+        pytest.param(["--grad-compression", "top-k:50"], ["'top-k' is unknown", "rs-dgc"], id="gradients"),
+        pytest.param(["--grad-compression", "rs-dgc:9"], ["rs-dgc:9", "12 to 200"], id="ratio"),
     ],
 )
-def test_train_says_what_is_wrong_with_a_federation_without_pytorch(
+def test_train_says_what_is_wrong_with_several_machines_without_pytorch(
     arguments: list[str], words: list[str], process_environment: dict[str, str], tmp_path: Path
 ) -> None:
     found, line, done = dpd("train", [*arguments, "--out", "run"], process_environment, tmp_path)
+    assert found == 2, line
+    assert [word for word in words if word not in line] == [], line
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(find_spec("flwr") is None, reason='Flower is not installed: "dpd-distill[fed]"')
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param([], ["DATA is missing"], id="data"),
+        pytest.param(["scenes", "--steps", "4"], ["--steps has no effect with --tuning federated:a:1"], id="decided"),
+        pytest.param(["scenes", "--preset", "quick"], ["--tuning goes with neither --preset"], id="preset"),
+        pytest.param(["scenes", "--max-minutes", "1"], ["--tuning goes with neither"], id="minutes"),
+    ],
+)
+def test_a_site_is_told_what_the_server_decides(
+    arguments: list[str], words: list[str], process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    given = [*arguments, "--tuning", "federated:a:1", "--out", "run"]
+    found, line, _ = dpd("train", given, process_environment, tmp_path)
+    assert found == 2, line
+    assert [word for word in words if word not in line] == [], line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param(["10.0.0.1"], ["'10.0.0.1'", "HOST:PORT"], id="address"),
+        pytest.param(["a:1"], ["--classes needs at least two"], id="classes"),
+        pytest.param(["a:1", "--classes", "a,a/b"], ["'a/b' cannot be a class"], id="name"),
+        pytest.param(["a:1", "--classes", "a,b", "--clients", "0"], ["--clients is 0"], id="clients"),
+        pytest.param(
+            ["a:1", "--classes", "a,b", "--rounds", str(10**9)], ["--rounds is 10", "1 to 10000"], id="rounds"
+        ),
+        pytest.param(["a:1", "--classes", "a,b", "--steps", "5"], ["--steps 5 for 10 rounds"], id="steps"),
+        pytest.param(["a:1", "--classes", "a,b", "--tls-root", "no.pem"], ["no.pem: no such file"], id="file"),
+        pytest.param(["a:1", "--classes", "a,b", "--tls-root", __file__], ["TLS needs all of"], id="tls"),
+        pytest.param(["a:1", "--classes", "a,b", "--grad-compression", "rs-dgc"], ["12 to 200"], id="ratio"),
+        pytest.param(["a:1", "--classes", "a,b", "--base", "missing"], ["base 'missing'"], id="base"),
+    ],
+)
+def test_federate_says_what_is_wrong_without_pytorch(
+    arguments: list[str], words: list[str], process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    found, line, done = dpd("federate", [*arguments, "--out", "run"], process_environment, tmp_path)
     assert found == 2, line
     assert [word for word in words if word not in line] == [], line
     assert done.stdout == ""

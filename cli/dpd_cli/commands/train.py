@@ -1,5 +1,4 @@
 """`dpd train`: scenes → a run directory."""
-# ruff: noqa: RUF009 -- setting() is dataclasses.field()
 
 import logging
 import os
@@ -7,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,35 +26,16 @@ from dpd_cli.options import (
 )
 from dpd_cli.terminal import Interrupted, NumberedStages, log_to_console, print_json, stage_progress
 from dpd_runtime.errors import DpdError, InputError
-from dpd_runtime.settings import setting
-from dpd_runtime.text import counted, shown
+from dpd_runtime.text import counted, option, shown
 from dpd_train.config import PRESETS, TrainConfig, asked_for, check_device, resolve  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     import torch
 
-    from dpd_train.federated.settings import Federated
+    from dpd_train.doors import OtherTuning
     from dpd_train.scenes import Scenes
 
-MACHINES = "Several machines"
 FIRST_SPEAKS_WITHIN = 10.0  # seconds after another of several processes met the same error
-
-
-@dataclass(frozen=True, kw_only=True)
-class FederatedOptions:
-    """Options of a federated tuning, as `federated_part` reads them."""
-
-    federated: tuple[str, str] | None = setting(
-        None, MACHINES, "Train with other sites; no image leaves its site.", metavar="server|client HOST:PORT"
-    )
-    rounds: int | None = setting(None, MACHINES, "Server: how often the updates are averaged. Default: 10.")
-    clients: int | None = setting(None, MACHINES, "Server: number of sites. Default: 2.")
-    classes: str | None = setting(None, MACHINES, "Server: allowed class names, such as Forest,River.")
-    tls_root: Path | None = setting(
-        None, MACHINES, "PEM certificate of the authority that signed the server's certificate."
-    )
-    tls_certificate: Path | None = setting(None, MACHINES, "Server: its PEM certificate.")
-    tls_key: Path | None = setting(None, MACHINES, "Server: the PEM key of its certificate.")
 
 
 Out = Annotated[
@@ -71,12 +50,22 @@ Resume = Annotated[
 ]
 KeepCheckpoints = Annotated[bool, under("Output", "Keep the checkpoints of a finished run.", "--keep-checkpoints")]
 Tracker = Annotated[str | None, under("Output", "Log figures to tensorboard, wandb, ... Default: none.")]
+TuningName = Annotated[
+    str | None,
+    under(
+        "Several machines",
+        "Tune the denoiser by another package, such as federated:HOST:PORT together with other sites; no image leaves "
+        "its site. Default: here.",
+        "--tuning",
+        metavar="NAME:ARGUMENT",
+    ),
+]
 CacheDir = Annotated[
     Path | None, under("Running", "Folder for latents and captions, which are private. Default: the user's cache.")
 ]
 
 
-@options_of(TrainConfig, FederatedOptions)
+@options_of(TrainConfig)
 def train_command(
     data: DataPlace = None,
     out: Out = None,
@@ -85,6 +74,7 @@ def train_command(
     max_minutes: MaxMinutes = None,
     keep_checkpoints: KeepCheckpoints = False,
     tracker: Tracker = None,
+    tuning: TuningName = None,
     cache_dir: CacheDir = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -103,27 +93,28 @@ def train_command(
         dpd train ucmerced/ --out run --preset standard --max-minutes 60
         dpd train --resume --out run
         accelerate launch --multi_gpu -m dpd_cli train ucmerced/ --out run
-        dpd train --federated server 0.0.0.0:8080 --classes Forest,River --out common
-        dpd train scenes/ --federated client 10.0.0.1:8080 --out run
+        dpd train scenes/ --tuning federated:10.0.0.1:8080 --out run
     """
     from dpd_train.tracking import check_tracker
 
-    places = {"resume": resume, "keep_checkpoints": keep_checkpoints, "tracker": tracker, "cache_dir": cache_dir}
+    if max_minutes is not None and not max_minutes >= 0:
+        raise InputError(f"--max-minutes is {max_minutes}: give 0 or more")
     with _told_once(DpdError):
         given = given | {TrainConfig: given_values(given, TrainConfig, data)}
-        config, part = _configs(given, preset, places | {"max_minutes": max_minutes}, data)
+        config = resolve(preset, given[TrainConfig])
+        other = None if tuning is None else _other_tuning(tuning, preset, max_minutes, given[TrainConfig])
+        goes_on = resume and other is None
+        if data is None and not goes_on:
+            raise InputError("DATA is missing: give a folder that holds one folder of images per class")
         out = _place(data) if out is None else out
-        if resume and part is None:
+        if goes_on:
             config, data, cache_dir = _continued(out, asked_for(preset, given[TrainConfig]), config, data, cache_dir)
+        assert data is not None
         check_device(device)
         require_torch(*extras_of(config.reading, data))
         check_tracker(tracker)
         scenes = _check_inputs(data, out, config, resume, cache_dir)
-        chosen = _device(device, threads, part is not None)
-    if scenes is None:
-        assert part is not None
-        _serve(out, config, part, chosen, json_output)
-        return
+        chosen = _device(device, threads)
     _train(
         scenes,
         out,
@@ -135,7 +126,7 @@ def train_command(
         keep_checkpoints=keep_checkpoints,
         max_minutes=max_minutes,
         tracker=tracker,
-        federated=part,
+        tuning=other,
     )
 
 
@@ -171,32 +162,23 @@ def _train(
         _print_run(out, run, json_output)
 
 
-def _configs(
-    given: Values, preset: str | None, places: dict[str, Any], data: Path | None
-) -> "tuple[TrainConfig, Federated | None]":
-    """Read the configuration of the run, and this process's part in a federated tuning.
+def _other_tuning(named: str, preset: str | None, minutes: float | None, given: dict[str, Any]) -> "OtherTuning":
+    """Look up the tuning of another package.
 
     Args:
-        places: options that are not in TrainConfig, by name.
+        given: values of TrainConfig that were given; None for those that were not.
 
     Raises:
-        InputError: a value out of range, an option without effect, or no DATA.
+        InputError: no such tuning, or an option that it does not go with.
     """
-    from dpd_train.federated.settings import check_options, federated_part
+    from dpd_train.doors import open_named
 
-    minutes = places.pop("max_minutes")
-    if minutes is not None and not minutes >= 0:
-        raise InputError(f"--max-minutes is {minutes}: give 0 or more")
-    config, part = resolve(preset, given[TrainConfig]), federated_part(given[FederatedOptions])
-    if part:
-        if preset or minutes is not None:
-            raise InputError("--federated goes with neither --preset nor --max-minutes: give options one by one")
-        options = [name for name, value in given[TrainConfig].items() if value is not None]
-        options += [name for name, value in places.items() if value]
-        check_options(part, options, config, data is not None)
-    elif data is None and not places["resume"]:
-        raise InputError("DATA is missing: give a folder that holds one folder of images per class")
-    return config, part
+    other: OtherTuning = open_named("dpd.tuning", named, "--tuning")
+    if preset or minutes is not None:
+        raise InputError("--tuning goes with neither --preset nor --max-minutes: give options one by one")
+    if taken := [name for name in other.decides if given.get(name) is not None]:
+        raise InputError(f"{option(taken[0])} has no effect with --tuning {named}, which decides it: leave it out")
+    return other
 
 
 def _continued(
@@ -220,9 +202,7 @@ def _continued(
     return config, data, cache_dir
 
 
-def _check_inputs(
-    data: Path | None, out: Path, config: TrainConfig, resume: bool, cache: Path | None
-) -> "Path | Scenes | None":
+def _check_inputs(data: Path, out: Path, config: TrainConfig, resume: bool, cache: Path | None) -> "Path | Scenes":
     """Check paths, names, counts and a sample of the images. Of several processes only the leader looks at --out.
 
     Returns:
@@ -235,12 +215,12 @@ def _check_inputs(
     if started_processes() > 1:
         return data
     scenes = check_inputs(data, out, config, resume=resume, cache=cache)
-    if scenes is not None and not resume:
+    if not resume:
         look_at(scenes).check(scenes.root)
     return scenes
 
 
-def _device(name: str, threads: int | None, federated: bool) -> "torch.device":
+def _device(name: str, threads: int | None) -> "torch.device":
     import torch
 
     from dpd_train.compute import use_device
@@ -250,10 +230,6 @@ def _device(name: str, threads: int | None, federated: bool) -> "torch.device":
     log_to_console(level)
     if threads:
         torch.set_num_threads(threads)
-    if federated:
-        from dpd_train.federated.stage import require_flower
-
-        require_flower()
     return use_device(name)
 
 
@@ -279,23 +255,6 @@ def _resumable(out: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         begun = (out / STORED).exists()
         raise Interrupted(resume_command(out) if begun else "run the same command again, nothing is lost") from None
-
-
-def _serve(out: Path, config: TrainConfig, part: "Federated", device: "torch.device", json_output: bool) -> None:
-    """Average the sites' updates on a server without images."""
-    from dpd_train.federated.stage import serve_without_images
-
-    with stage_progress() as stages:
-        run = serve_without_images(out, config, part, stages, device)
-    if json_output:
-        print_json({"out": str(out), **run})
-        return
-    federated = run["federated"]
-    sent, dense = (federated[name] / 1e6 for name in ("sent_bytes", "dense_bytes"))
-    done = f"{counted(federated['rounds'], 'round')} of {counted(federated['clients'], 'site')}"
-    print(f"run            {out}/ after {done}: the tuned base, no classifiers and no prototypes")
-    print(f"updates        {sent:.1f} MB received ({dense:.1f} MB as plain float32)")
-    print(f"next           on a machine with images: dpd train DATA --base {out}/pipeline --steps 0 --out RUN")
 
 
 def _print_run(out: Path, run: dict[str, Any], json_output: bool) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from dpd_neighbours.rs_dgc import RsDgc, rs_dgc_hook
 from dpd_runtime.errors import InputError
 from dpd_train.config import TrainConfig
 from dpd_train.distributed import Team, joined
-from dpd_train.rs_dgc import RsDgc, rs_dgc_hook
 from dpd_train.train import train
 
 

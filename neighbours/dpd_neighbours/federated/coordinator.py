@@ -6,13 +6,13 @@ from pathlib import Path
 
 from torch import nn
 
+from dpd_neighbours.federated.packet import Arrays, compressed, dense, extrapolation, size_of, unpacked, weighted_mean
+from dpd_neighbours.federated.settings import MOST_IMAGES, Settings, UpdateError, ratio_in
+from dpd_neighbours.federated.shared import Shared
+from dpd_neighbours.rs_dgc import RsDgc
 from dpd_runtime.text import counted
 from dpd_train.bases import Base
-from dpd_train.config import TrainConfig, compression_ratio
-from dpd_train.federated.packet import Arrays, compressed, dense, extrapolation, size_of, unpacked, weighted_mean
-from dpd_train.federated.settings import MOST_IMAGES, Settings, UpdateError
-from dpd_train.federated.shared import Shared
-from dpd_train.rs_dgc import RsDgc
+from dpd_train.config import TrainConfig
 from dpd_train.tuning import History, trained_parts, tuned_base
 
 MOST_LOSS = 1e9
@@ -34,8 +34,8 @@ class Coordinator:
         self.base, self.config, self.settings = base, config, settings
         unet, text_encoder = trained_parts(base, config)
         self.shared = Shared(nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}))
-        ratio = config.grad_compression  # the server sends back as much as all sites sent, so that little is delayed
-        self.compression = RsDgc(compression_ratio(ratio) / clients) if ratio else None
+        ratio = ratio_in(config)  # the server sends back as much as all sites sent, so that little is delayed
+        self.compression = None if ratio is None else RsDgc(ratio / clients)
         self.history: History = []
 
     def average(self, sent: Sequence[Sent]) -> Arrays:

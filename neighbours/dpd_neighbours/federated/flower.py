@@ -18,14 +18,14 @@ import flwr.server
 import grpc
 from flwr.common import Code, EvaluateIns, FitIns, Parameters
 
+from dpd_neighbours.federated.coordinator import Coordinator, Sent
+from dpd_neighbours.federated.packet import from_npy
+from dpd_neighbours.federated.settings import MOST, Server, Site, UpdateError, read_settings
+from dpd_neighbours.federated.site import SiteInputs, TrainingSite
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import DpdError, InputError
 from dpd_runtime.text import counted
 from dpd_train.distributed import PeerError
-from dpd_train.federated.coordinator import Coordinator, Sent
-from dpd_train.federated.packet import from_npy
-from dpd_train.federated.settings import MOST, Federated, UpdateError, read_settings
-from dpd_train.federated.site import SiteInputs, TrainingSite
 
 log = logging.getLogger(__name__)
 PATIENCE = 3600.0  # seconds for which a site waits for the server to start
@@ -119,7 +119,7 @@ class _Rounds(flwr.server.strategy.Strategy):  # type: ignore[misc]
         return self.error is None
 
 
-def serve(coordinator: Coordinator, part: Federated, progress: Progress) -> None:
+def serve(coordinator: Coordinator, part: Server, progress: Progress) -> None:
     """Serve until all rounds are done.
 
     Raises:
@@ -167,7 +167,7 @@ class _Answers(flwr.client.NumPyClient):  # type: ignore[misc]
         return loss, images, {}
 
 
-def take_part(inputs: SiteInputs, part: Federated) -> TrainingSite:
+def take_part(inputs: SiteInputs, part: Site) -> TrainingSite:
     """Take part until the server has done all rounds.
 
     Raises:
@@ -217,9 +217,7 @@ def _check_port(address: str) -> None:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
     except OSError as error:
-        raise InputError(
-            f"--federated server {address}: {error.strerror or error}; take another address or port"
-        ) from error
+        raise InputError(f"dpd federate {address}: {error.strerror or error}; take another address or port") from error
 
 
 def _await_server(address: str) -> None:

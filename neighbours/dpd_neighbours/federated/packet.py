@@ -10,9 +10,9 @@ import torch
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from dpd_neighbours.federated.settings import UpdateError
+from dpd_neighbours.rs_dgc import CODES, Chosen, RsDgc, bitmap_bytes, neighbourhoods
 from dpd_runtime.text import counted
-from dpd_train.federated.settings import UpdateError
-from dpd_train.rs_dgc import CODES, Chosen, RsDgc, bitmap_bytes, neighbourhoods
 
 Arrays = list[NDArray[Any]]
 """The float32 values of each layer; or four arrays of chosen neighbourhoods, as in `Chosen`."""

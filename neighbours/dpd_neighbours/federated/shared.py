@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from dpd_neighbours.federated.settings import UpdateError
 from dpd_train.bases import Base, weights_hash
 from dpd_train.denoiser import PowerAverage
-from dpd_train.federated.settings import UpdateError
 
 LENGTH = 0.1  # relative width of the average; the wider one of the training loop
 

@@ -1,7 +1,7 @@
 """RS-DGC: gradients compressed by what their neighbourhoods hold."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +9,7 @@ import torch
 from torch import distributed
 from torch.nn import functional as F
 
-from dpd_train.distributed import Team
+from dpd_train.distributed import Gather, Team
 
 # -- Gradients as neighbourhoods: nine entries, each −1, 0 or 1 times a common scale, in three bytes and a position bit.
 #
@@ -123,8 +123,6 @@ def _scales(levels: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
 
 
 MEMORY = 0.9  # decay of a layer's importance per step
-Gather = Callable[[torch.Tensor], list[torch.Tensor]]
-"""This process's tensor → the tensors of all processes, of the same shape, in the same order everywhere."""
 
 
 def shares(importance: Sequence[float], sizes: Sequence[int], total: int) -> list[int]:

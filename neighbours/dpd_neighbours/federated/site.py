@@ -9,16 +9,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from dpd_neighbours.federated.packet import Arrays, compressed, dense, unpacked
+from dpd_neighbours.federated.settings import Settings, UpdateError, ratio_in
+from dpd_neighbours.federated.shared import Shared, base_hash
+from dpd_neighbours.rs_dgc import RsDgc
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_train.bases import Base
 from dpd_train.compute import load_state, placed, prefixed, save_state
-from dpd_train.config import TrainConfig, compression_ratio
+from dpd_train.config import TrainConfig
 from dpd_train.denoiser import ConsistencyClassifier, LatentData, train_denoiser, validation_loss
-from dpd_train.federated.packet import Arrays, compressed, dense, unpacked
-from dpd_train.federated.settings import Settings, UpdateError
-from dpd_train.federated.shared import Shared, base_hash
-from dpd_train.rs_dgc import RsDgc
 from dpd_train.tracking import Track
 from dpd_train.tuning import History, denoiser_training, frozen_norms_in_float32, trained_parts, tuned_base
 
@@ -75,13 +75,13 @@ class TrainingSite:
         self.config = settings.applied(inputs.config)
         training = denoiser_training(self.config)
         self._training = replace(
-            training, seed=self.config.seed + number, compression=None, validate_every=self.config.steps
+            training, seed=self.config.seed + number, exchange=None, validate_every=self.config.steps
         )
         unet, text_encoder = trained_parts(inputs.base, self.config)
         self._modules = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
         self.shared = Shared(self._modules)
-        ratio = self.config.grad_compression
-        self.compression = RsDgc(compression_ratio(ratio)) if ratio else None
+        ratio = ratio_in(self.config)
+        self.compression = None if ratio is None else RsDgc(ratio)
         self.history: History = []
         inputs.state.unlink(missing_ok=True)  # of an interrupted tuning, which cannot be continued
 

@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from dpd_neighbours.gradients import ratio_of
+from dpd_neighbours.rs_dgc import BYTES, WIDTH, Chosen, RsDgc, encode, indicator, neighbourhoods, shares
 from dpd_runtime.errors import InputError
-from dpd_train.config import TrainConfig, compression_ratio
-from dpd_train.rs_dgc import BYTES, WIDTH, Chosen, RsDgc, encode, indicator, neighbourhoods, shares
+from dpd_train.config import TrainConfig
+from dpd_train.doors import open_named
 from dpd_train.train import train
 from tests.tiny import CONFIG
 
@@ -115,10 +117,16 @@ def test_what_is_not_sent_now_is_sent_later() -> None:
     assert all(float(state.residual(key).norm()) < 0.1 * norm for key, norm in enumerate(before))
 
 
-@pytest.mark.parametrize("text", ["rs-dgc", "rs-dgc:11", "rs-dgc:201", "rs-dgc:inf", "top-k:50", "rs-dgc:nan"])
-def test_a_bad_ratio_is_told(text: str) -> None:
+@pytest.mark.parametrize("ratio", ["", "11", "201", "inf", "nan", "many"])
+def test_a_bad_ratio_is_told(ratio: str) -> None:
     with pytest.raises(InputError, match="as in rs-dgc:50"):
-        compression_ratio(text)
+        ratio_of(ratio)
+
+
+def test_a_ratio_is_in_a_name_behind_a_colon() -> None:
+    exchange = open_named("dpd.gradients", "rs-dgc:50", "--grad-compression")()
+    assert isinstance(exchange, RsDgc)
+    assert exchange.ratio == 50
 
 
 def test_where_it_cannot_serve_it_is_refused(tmp_path: Path) -> None:

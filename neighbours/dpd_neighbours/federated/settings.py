@@ -1,21 +1,19 @@
 """Who takes part in a federated tuning, and what the server decides. Imports no PyTorch, for the command line."""
 
 import json
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
+from dpd_neighbours.gradients import RS_DGC, ratio_of
 from dpd_runtime.classes import check_class_name
 from dpd_runtime.errors import BundleError, DpdError, InputError
 from dpd_runtime.files import parse_json
-from dpd_runtime.text import listed_names, option
 from dpd_train.config import TrainConfig
 
-Role = Literal["server", "client"]
 SHARED = ("steps", "batch", "peak_rate", "warmup", "schedule", "tune", "lora_rank", "grad_compression", "seed")
 """Options of the tuning itself, decided by the server. A site's own seed is for its classifiers and prototypes."""
-SERVERS = (*SHARED, "base", "resolution")  # options that a server without images can use
+DECIDED = tuple(name for name in SHARED if name != "seed")
 
 
 MOST = {"rounds": 10_000, "clients": 1_000}
@@ -31,23 +29,40 @@ class UpdateError(DpdError, ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Federated:
-    """This process's part in a federated tuning.
+class Site:
+    """A site's part in a federated tuning.
 
     Args:
         address: HOST:PORT, where the server listens.
-        rounds, clients, classes: for the server: how often updates are averaged, how many sites take part in every
-            round, and the allowed class names.
         tls_root: certificate of the authority that signed the server's; None: no encryption.
+    """
+
+    address: str
+    tls_root: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raises:
+        InputError: an address of another form, or no such file.
+        """
+        host, _, port = self.address.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise InputError(f"the server's address is {self.address!r}: give HOST:PORT, such as 10.0.0.1:8080")
+        _check_file(self.tls_root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server(Site):
+    """The server's part.
+
+    Args:
+        rounds: how often updates are averaged. clients: how many sites take part in every round.
+        classes: the allowed class names.
         tls_certificate, tls_key: the server's own.
     """
 
-    role: Role
-    address: str
+    classes: tuple[str, ...]
     rounds: int = 10
     clients: int = 2
-    classes: tuple[str, ...] = ()
-    tls_root: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
 
@@ -55,74 +70,41 @@ class Federated:
         """Raises:
         InputError: a value out of range, by the name of its option.
         """
+        super().__post_init__()
         for name, most in MOST.items():
             if not 1 <= getattr(self, name) <= most:
                 raise InputError(f"--{name} is {getattr(self, name)}: it must be 1 to {most}")
-        host, _, port = self.address.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise InputError(f"--federated {self.role} {self.address}: give HOST:PORT, such as 10.0.0.1:8080")
-        for file in (self.tls_root, self.tls_certificate, self.tls_key):
-            if file is not None and not file.is_file():
-                raise InputError(f"{file}: no such file; give a PEM file")
-        if self.role == "server":
-            self._check_server()
-
-    def _check_server(self) -> None:
+        files = (self.tls_root, self.tls_certificate, self.tls_key)
+        for file in files:
+            _check_file(file)
+        if len({file is None for file in files}) > 1:
+            raise InputError("TLS needs all of --tls-root, --tls-certificate and --tls-key on the server")
         if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
-            raise InputError(
-                "--federated server needs --classes with at least two different names, such as Forest,River"
-            )
+            raise InputError("--classes needs at least two different names, such as Forest,River")
         for name in self.classes:
             try:
                 check_class_name(name)
             except BundleError as error:
                 raise InputError(f"--classes: {name!r} cannot be a class of a bundle; rename it") from error
-        if len({file is None for file in (self.tls_root, self.tls_certificate, self.tls_key)}) > 1:
-            raise InputError("TLS needs all of --tls-root, --tls-certificate and --tls-key on the server")
 
 
-def federated_part(given: dict[str, Any]) -> Federated | None:
-    """This process's part, from the options by name; None for an option that was not given.
+def _check_file(file: Path | None) -> None:
+    if file is not None and not file.is_file():
+        raise InputError(f"{file}: no such file; give a PEM file")
+
+
+def ratio_in(config: TrainConfig) -> float | None:
+    """How many times fewer bytes of updates are sent, from --grad-compression; None: all.
 
     Raises:
-        InputError: a value out of range, or an option without effect.
+        InputError: another compression than RS-DGC's, or a ratio out of range.
     """
-    options = {name: value for name, value in given.items() if value is not None}
-    named = options.pop("federated", None)
-    if named is None:
-        if options:
-            raise InputError(f"{option(next(iter(options)))} has no effect without --federated")
+    if config.grad_compression is None:
         return None
-    role, address = named
-    if role not in get_args(Role):
-        raise InputError(f"--federated {role!r} is unknown: give server or client and an address such as 10.0.0.1:8080")
-    needless = [name for name in options if role == "client" and name != "tls_root"]
-    if needless:
-        raise InputError(f"{option(needless[0])} has no effect on a client: the server decides it")
-    if "classes" in options:
-        options["classes"] = listed_names(options["classes"])
-    return Federated(role=cast(Role, role), address=address, **options)
-
-
-def check_options(part: Federated, given: Collection[str], config: TrainConfig, data: bool) -> None:
-    """Check what can be known before anything is read. Options that would be ignored are errors.
-
-    Args:
-        given: fields of TrainConfig that were given on the command line. data: whether there are images.
-
-    Raises:
-        InputError: an option without effect, missing images, or fewer steps than rounds.
-    """
-    if part.role == "client":
-        if not data:
-            raise InputError("--federated client needs DATA: the images of this site")
-        if taken := [name for name in given if name in SHARED and name != "seed"]:
-            raise InputError(f"{option(taken[0])} has no effect on a client: the server decides it")
-        return
-    if config.steps < part.rounds:
-        raise InputError(f"--steps {config.steps} for {part.rounds} rounds: give each round at least one step")
-    if not data and (useless := [name for name in given if name not in SERVERS]):
-        raise InputError(f"{option(useless[0])} has no effect on a server without DATA")
+    name, _, ratio = config.grad_compression.partition(":")
+    if name != RS_DGC:
+        raise InputError(f"--grad-compression {name}: updates are compressed by {RS_DGC} alone, as in {RS_DGC}:50")
+    return ratio_of(ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +134,7 @@ class Settings:
         return number * int(self.config["steps"]) // self.rounds
 
 
-def settings_of(part: Federated, config: TrainConfig, base: str, side: int) -> Settings:
+def settings_of(part: Server, config: TrainConfig, base: str, side: int) -> Settings:
     """The settings that the server sends."""
     shared = {name: getattr(config, name) for name in SHARED}
     return Settings(rounds=part.rounds, classes=part.classes, base=base, side=side, config=shared)

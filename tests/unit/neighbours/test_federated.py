@@ -27,32 +27,30 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.torch import load_file
 
+from dpd_neighbours.federated.coordinator import Coordinator, Sent
+from dpd_neighbours.federated.packet import compressed, dense, extrapolation, from_npy, size_of, unpacked, weighted_mean
+from dpd_neighbours.federated.settings import (
+    Server,
+    Settings,
+    UpdateError,
+    read_settings,
+    settings_of,
+)
+from dpd_neighbours.federated.shared import base_hash
+from dpd_neighbours.federated.site import SiteInputs, TrainingSite
+from dpd_neighbours.rs_dgc import RsDgc
 from dpd_runtime.errors import InputError
 from dpd_train.bases import load_base
 from dpd_train.compute import load_state, without_prefix
 from dpd_train.config import TrainConfig
 from dpd_train.denoiser import train_denoiser
-from dpd_train.federated.coordinator import Coordinator, Sent
-from dpd_train.federated.packet import compressed, dense, extrapolation, from_npy, size_of, unpacked, weighted_mean
-from dpd_train.federated.settings import (
-    Federated,
-    Settings,
-    UpdateError,
-    check_options,
-    federated_part,
-    read_settings,
-    settings_of,
-)
-from dpd_train.federated.shared import base_hash
-from dpd_train.federated.site import SiteInputs, TrainingSite
-from dpd_train.rs_dgc import RsDgc
 from dpd_train.run import open_run
 from dpd_train.tuning import denoiser_training, trained_parts
 from tests.tiny import CONFIG, drawn_scenes, latent_data, tiny_base
 
 SHAPES = [torch.Size((6, 3, 3, 3)), torch.Size((40,))]
 NUMBERS = arrays(np.float32, 40, elements=st.floats(-1e3, 1e3, width=32))
-SERVER: dict[str, Any] = {"role": "server", "address": "127.0.0.1:8080", "classes": ("a", "b")}
+SERVER: dict[str, Any] = {"address": "127.0.0.1:8080", "classes": ("a", "b")}
 
 
 def _update(seed: int) -> list[torch.Tensor]:
@@ -235,7 +233,7 @@ def test_chosen_neighbourhoods_from_outside_are_checked(spoil: Any) -> None:
 
 def _settings(config: TrainConfig, rounds: int) -> Settings:
     base = load_base(config.base)
-    part = Federated(role="server", address="h:1", rounds=rounds, classes=("a", "b"))
+    part = Server(address="h:1", rounds=rounds, classes=("a", "b"))
     return settings_of(part, config, base_hash(base), base.resolution)
 
 
@@ -347,49 +345,11 @@ OUT_OF_RANGE = [
 )
 def test_settings_from_outside_are_checked(content: Any) -> None:
     config = {name: getattr(TrainConfig(), name) for name in TrainConfig.__dataclass_fields__}
-    good = settings_of(Federated(**SERVER), TrainConfig(**config), "0", 64)
+    good = settings_of(Server(**SERVER), TrainConfig(**config), "0", 64)
     assert read_settings(good.to_json()) == good
     text = content if isinstance(content, str) else json.dumps(content(json.loads(good.to_json())))
     with pytest.raises(UpdateError, match="the server's settings cannot be used"):
         read_settings(text)
-
-
-@pytest.mark.parametrize(
-    ("given_", "words"),
-    [
-        ({"rounds": 3}, "--rounds has no effect without --federated"),
-        ({"federated": ("peer", "h:1")}, "'peer' is unknown"),
-        ({"federated": ("client", "h")}, "give HOST:PORT"),
-        ({"federated": ("client", "h:1"), "rounds": 3}, "--rounds has no effect on a client"),
-        ({"federated": ("client", "h:1"), "tls_root": Path("none.pem")}, "none.pem: no such file"),
-        ({"federated": ("server", "h:1")}, "needs --classes"),
-        ({"federated": ("server", "h:1"), "classes": "a,a/b"}, "'a/b' cannot be a class"),
-        ({"federated": ("server", "h:1"), "classes": "a,b", "clients": 0}, "--clients is 0"),
-        (
-            {"federated": ("server", "h:1"), "classes": "a,b", "rounds": 10**9},
-            "--rounds is 1000000000: it must be 1 to",
-        ),
-        ({"federated": ("server", "h:1"), "classes": "a,b", "tls_root": Path(__file__)}, "TLS needs all of"),
-    ],
-)
-def test_options_that_cannot_be_are_told(given_: dict[str, Any], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        federated_part(given_)
-
-
-def test_options_without_effect_are_told() -> None:
-    client, server, config = Federated(role="client", address="h:1"), Federated(**SERVER), TrainConfig()
-    for part, given_, data, words in (
-        (client, [], False, "needs DATA"),
-        (client, ["bands", "steps"], True, "--steps has no effect on a client"),
-        (server, ["bands"], False, "--bands has no effect on a server without DATA"),
-    ):
-        with pytest.raises(InputError, match=words):
-            check_options(part, given_, config, data)
-    with pytest.raises(InputError, match="--steps 5 for 10 rounds"):
-        check_options(server, [], replace(config, steps=5), True)
-    check_options(server, ["bands"], config, True)
-    assert federated_part({"federated": None, "rounds": None}) is None
 
 
 def _certificates(folder: Path) -> dict[str, Path]:
@@ -418,8 +378,8 @@ def _home(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
     return {**environment, "OMP_NUM_THREADS": "1", "HOME": str(folder), "GRPC_VERBOSITY": "NONE"}
 
 
-def _started(environment: Mapping[str, str], *options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "dpd_cli", "train", "--device", "cpu", "--threads", "1", *map(str, options)]
+def _started(environment: Mapping[str, str], verb: str, *options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dpd_cli", verb, "--device", "cpu", "--threads", "1", *map(str, options)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([*command, "--json"], env=dict(environment), **pipes)
 
@@ -436,13 +396,15 @@ def test_three_processes_tune_one_model(tmp_path: Path, process_environment: Map
     for number, site in enumerate(sites):
         shutil.copytree(every, site, ignore=shutil.ignore_patterns(names[number]))
     home = _home(process_environment, tmp_path)
-    common: list[object] = ["--federated", "server", address, "--clients", 2, "--rounds", 2]
+    common: list[object] = [address, "--clients", 2, "--rounds", 2]
     common += ["--classes", ",".join(names), "--base", base, "--steps", 4, "--batch", 4]
     common += ["--grad-compression", "rs-dgc:20", "--out", tmp_path / "common"]
     common += [part for name, path in files.items() for part in (f"--tls-{name}", path)]
-    few = [*SMALL, "--base", base, "--federated", "client", address, "--tls-root", files["root"]]
-    processes = [_started(home, *common)]
-    processes += [_started(home, site, *few, "--out", f"{site}-run", "--cache-dir", f"{site}-cache") for site in sites]
+    few = [*SMALL, "--base", base, "--tuning", f"federated:{address},{files['root']}"]
+    processes = [_started(home, "federate", *common)]
+    processes += [
+        _started(home, "train", site, *few, "--out", f"{site}-run", "--cache-dir", f"{site}-cache") for site in sites
+    ]
     ended = [process.communicate(timeout=1500) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], [errors for _, errors in ended]
     assert not any("no TLS" in errors for _, errors in ended)
@@ -486,10 +448,13 @@ def test_an_answer_that_is_no_update_ends_the_tuning_for_all(
     base, scenes = tiny_base(tmp_path), drawn_scenes(tmp_path / "all")
     names = ",".join(sorted(path.name for path in scenes.iterdir()))
     home = _home(process_environment, tmp_path)
-    server: list[object] = ["--federated", "server", address, "--clients", 2, "--rounds", 2, "--classes", names]
-    few = [*SMALL, "--base", base, "--federated", "client", address, "--out", tmp_path / "run"]
+    server: list[object] = [address, "--clients", 2, "--rounds", 2, "--classes", names]
+    few = [*SMALL, "--base", base, "--tuning", f"federated:{address}", "--out", tmp_path / "run"]
     server += ["--base", base, "--steps", 4, "--batch", 4, "--out", tmp_path / "common"]
-    ours = [_started(home, *server), _started(home, scenes, *few, "--cache-dir", tmp_path / "cache")]
+    ours = [
+        _started(home, "federate", *server),
+        _started(home, "train", scenes, *few, "--cache-dir", tmp_path / "cache"),
+    ]
     hostile = subprocess.Popen([sys.executable, "-c", HOSTILE, address], env=home, stderr=subprocess.DEVNULL)
     try:
         errors = [process.communicate(timeout=120)[1] for process in ours]
