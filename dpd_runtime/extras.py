@@ -9,6 +9,7 @@ PACKAGES = {
     "export": ("onnx", "onnxscript"),
     "eval": ("scipy", "jinja2", "msgspec"),
     "cpu": ("onnxruntime",),
+    "fed": ("flwr",),
     "dp": ("dp_accounting",),
     "geo": ("rasterio",),
     "parquet": ("pyarrow",),

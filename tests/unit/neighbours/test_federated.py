@@ -39,11 +39,12 @@ from dpd_neighbours.federated.settings import (
 from dpd_neighbours.federated.shared import base_hash
 from dpd_neighbours.federated.site import SiteInputs, TrainingSite
 from dpd_neighbours.rs_dgc import RsDgc
-from dpd_runtime.errors import InputError
+from dpd_runtime.errors import InputError, MissingExtraError
 from dpd_train.bases import load_base
 from dpd_train.compute import load_state, without_prefix
 from dpd_train.config import TrainConfig
 from dpd_train.denoiser import train_denoiser
+from dpd_train.doors import open_named
 from dpd_train.run import open_run
 from dpd_train.tuning import denoiser_training, trained_parts
 from tests.tiny import CONFIG, drawn_scenes, latent_data, tiny_base
@@ -464,3 +465,9 @@ def test_an_answer_that_is_no_update_ends_the_tuning_for_all(
     assert [process.returncode for process in ours] == [3, 5], errors
     assert "sent what is no array of an update" in errors[0].splitlines()[-1]
     assert "start all again" in errors[1].splitlines()[-1]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("flwr") is not None, reason="Flower is installed")
+def test_without_flower_the_extra_is_named() -> None:
+    with pytest.raises(MissingExtraError, match=r"flwr.*\[fed\]"):
+        open_named("dpd.tuning", "federated:10.0.0.1:8080", "--tuning")
