@@ -467,7 +467,8 @@ def plan_trainings(
             ours: Part = inputs.sets[which], inputs.prefix(which, ipc)
             arms: dict[str, tuple[Part, ...]] = {SET_ARM: (ours,)}
             for name in baselines:
-                arms[name] = (subset(name, ipc, seed if find_method(name).uses_seed else 0),)
+                method = find_method(name)
+                arms[method.name] = (subset(name, ipc, seed if method.uses_seed else 0),)
             arms |= {name: (part(ipc, seed),) for name, part in (others or {}).items()}
             for size in with_real:
                 own, few = own_arm(size), subset("random", size, seed)

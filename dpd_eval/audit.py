@@ -43,7 +43,6 @@ from dpd_eval.nearness import (
     yardstick,
     yardstick_through_vae,
 )
-from dpd_eval.records import kept
 from dpd_eval.subject import (
     AuditData,
     AuditSubject,
@@ -84,6 +83,7 @@ from dpd_train.compute import one_thread, use_device
 from dpd_train.loop import Task
 from dpd_train.loop import train as train_task
 from dpd_train.reading import BY_CONTENT, HeldOut, Reading
+from dpd_train.records import kept
 from dpd_train.run import Run
 from dpd_train.scenes import Scenes, check_unopened, opened
 

@@ -54,7 +54,7 @@ from dpd_runtime.annotations import Float32, Int64, Progress
 from dpd_runtime.settings import WITHHELD
 from dpd_runtime.versions import package_versions
 from dpd_train.compute import hardware, use_device
-from dpd_train.foreground.cropping import Stage, describe_segmenter
+from dpd_train.samples import Stage
 from dpd_train.scene_set import SceneSet
 from dpd_train.scenes import Scenes
 
@@ -184,8 +184,7 @@ class _Study:
         started: float,
     ) -> Evaluation:
         config, inputs, networks = self.config, self.inputs, self.networks
-        real, segmenter = inputs.real, config.segmenter
-        found_by = [] if segmenter is None else [f"foreground: objects found by {describe_segmenter(segmenter)}"]
+        real = inputs.real
         models = {name: student_identity(name) for name in self.students if is_pretrained(name)}
         return Evaluation(
             sets=inputs.names,
@@ -217,7 +216,6 @@ class _Study:
                 *unused_images(inputs, config),
                 *self.repeats.notes(self.pairs),
                 *notes,
-                *found_by,
             ),
             fingerprints=inputs.fingerprints() | models,
             versions=package_versions("torch", "transformers", "numpy", "scikit-learn", "pillow"),
@@ -263,7 +261,7 @@ def _extractors(cache: Path | None) -> Path | None:
 def _seen(study: _Study, train: Scenes, cache: Path | None, stage: Stage) -> dict[str, Seen]:
     """Compute what the baselines, and random subsets, see of the real images."""
     config, real, networks = study.config, study.inputs.real, study.networks
-    look = Look(train, real, config.segmenter, networks.teacher, _extractors(cache), stage)
+    look = Look(train, real, networks.teacher, _extractors(cache), stage)
     seen: dict[str, Seen] = {}
     for name in dict.fromkeys(("random", *config.baselines)):
         method = find_method(name)

@@ -18,7 +18,6 @@ from dpd_eval.statistics import fewest_pairs
 from dpd_runtime.annotations import Int64
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.text import counted
-from dpd_train.foreground.cropping import check_segmenter
 from dpd_train.reading import ImageOptions
 from dpd_train.scene_set import SceneSet, fingerprint
 from dpd_train.scenes import Scenes, opened
@@ -234,7 +233,7 @@ def check_asked(sets: Sequence[Path | Scenes | Set], config: EvaluateConfig) -> 
     """Check what can be checked before anything is opened.
 
     Raises:
-        InputError: no set, more sets than pairs, a student, extractor, recipe or segmenter that is unknown or not on
+        InputError: no set, more sets than pairs, a student, baseline, extractor or recipe that is unknown or not on
             this machine, or an extractor that nothing would use.
     """
     if not sets:
@@ -245,7 +244,8 @@ def check_asked(sets: Sequence[Path | Scenes | Set], config: EvaluateConfig) -> 
         raise InputError(f"--pairs is {config.pairs}: give at least {len(sets)}, so that every SET is used")
     extractor_name(config)
     load_recipe(config.recipe)
-    check_segmenter(config.segmenter)
+    for name in config.baselines:
+        find_method(name)
 
 
 def check_evaluation(compared: Compared, config: EvaluateConfig) -> None:

@@ -82,12 +82,6 @@ class EvaluateConfig(ImageOptions):
         "(from dpd pretrain --features), mdfl or mdfl:BASE (a base's denoiser) or hf:ID_OR_PATH (a model that is "
         "already on this machine). Default: own.",
     )
-    segmenter: str | None = setting(
-        None,
-        "Model",
-        "Models that find objects for the baseline foreground: GROUNDING_DINO,SAM2, as ids or folders on this "
-        "machine. Default: a saliency map, no model.",
-    )
     resolution: int | None = setting(
         None, "Data", "Side of all images in pixels. Default: the side of the first SET's images."
     )
@@ -98,11 +92,11 @@ class EvaluateConfig(ImageOptions):
         if not self.students:
             raise InputError("no student given: pass for example --students convnet")
         for name in self.baselines:
-            if name not in BASELINES and name not in (offered := offered_names("dpd.selections")):
+            if name not in BASELINES and name.partition(":")[0] not in (offered := offered_names("dpd.selections")):
                 raise InputError(f"no baseline {name!r}: there are {', '.join((*BASELINES, *offered))}")
         lists: dict[str, tuple[object, ...]] = {
             "students": self.students,
-            "baselines": self.baselines,
+            "baselines": tuple(name.partition(":")[0] for name in self.baselines),
             "ipc": self.ipc or (),
             "with-real": self.with_real,
         }
@@ -123,8 +117,6 @@ class EvaluateConfig(ImageOptions):
             raise InputError(f"--at-least is {self.at_least}: give a ratio above 0, such as 0.97")
         if self.at_least != 1 and not (self.baselines or self.with_real or self.labels or self.jpegs):
             raise InputError(f"--at-least {self.at_least} has no effect without --baselines")
-        if self.segmenter is not None and "foreground" not in self.baselines:
-            raise InputError(f"--segmenter {self.segmenter} has no effect without --baselines foreground: leave it out")
         if self.jobs < 1:
             raise InputError(f"--jobs is {self.jobs}: give at least 1")
 

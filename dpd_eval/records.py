@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpd_runtime.bands import Band, shown_bands
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import MAX_JSON_BYTES, expanded, loads, open_regular
-from dpd_runtime.settings import WITHHELD
+from dpd_runtime.files import MAX_JSON_BYTES, loads, open_regular
 from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
@@ -64,22 +63,6 @@ def check_cells(cells: int, where: str) -> None:
     """
     if cells > MOST_CELLS:
         raise InputError(f"{where}: would fill {cells} cells of tables, more than {MOST_CELLS}; give a smaller record")
-
-
-def kept(value: str) -> str:
-    """An option's value that names a model, for a record that may leave: WITHHELD where it names a folder."""
-    if value in ("own", "untrained", "mdfl"):
-        return value
-    ends = {value, *value.split(","), *(value[place + 1 :] for place, letter in enumerate(value) if letter in ":,")}
-    return WITHHELD if any(_is_place(end) for end in ends if end) else value
-
-
-def _is_place(text: str) -> bool:
-    path = expanded(text)
-    try:
-        return path.is_absolute() or path.is_dir()
-    except (OSError, ValueError):  # too long for a name
-        return True
 
 
 # -- The bands of a set or a bundle beside those of the real images that it is judged with.

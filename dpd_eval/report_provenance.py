@@ -26,7 +26,7 @@ class Command:
     line: str
 
 
-ASKED = ("groups", "watchers", "extractor", "segmenter")
+ASKED = ("groups", "watchers", "method", "samples", "extractor")
 """Options that a record may have withheld; others are not asked for because a record says so."""
 
 
@@ -100,7 +100,7 @@ def provenance(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-MODELS = ("students", "recipe", "extractor", "segmenter")
+MODELS = ("students", "baselines", "recipe", "extractor")
 """Options that may name folders; the page names what they mean elsewhere."""
 
 

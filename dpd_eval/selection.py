@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from dpd_eval.extractor_choice import build_extractor, check_name
-from dpd_eval.records import kept
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.dataset import check_output_folder, contact_sheet, remove_partials, remove_set, set_hash
 from dpd_runtime.errors import DataError, InputError
@@ -24,9 +23,10 @@ from dpd_runtime.set_state import DATASET_NAME, METADATA_NAME, STATE_NAME, State
 from dpd_runtime.text import counted
 from dpd_runtime.versions import package_versions, versions
 from dpd_train.doors import offered_names, open_door
-from dpd_train.foreground.cropping import Stage, check_segmenter
 from dpd_train.prototypes import herded
 from dpd_train.reading import BY_CONTENT, HeldOut, Reading
+from dpd_train.records import kept
+from dpd_train.samples import Stage
 from dpd_train.scene_set import SceneSet, fingerprint
 from dpd_train.scenes import Scenes, check_unopened, opened
 
@@ -62,14 +62,12 @@ class Look:
 
     Args:
         data: the real images, opened. scenes: their training part at the students' size.
-        segmenter: of --segmenter, for methods that use it.
         teacher: builds a network that knows the classes, in the order of `scenes`.
         cache: folder for what takes long; None for the user's cache directory.
     """
 
     data: Scenes
     scenes: SceneSet
-    segmenter: str | None
     teacher: "Callable[[], Extractor]"
     cache: Path | None
     stage: Callable[[str], Progress]
@@ -86,7 +84,6 @@ class Method:
         pick: (features [n, D] of one class, count ≤ n, generator) → `count` different rows of 0 … n − 1, best first.
         uses_ipc: False if `pick` takes all rows.
         look: finds what a method sees that needs more than an extractor's features; it may change the images.
-        uses_segmenter: whether `look` uses --segmenter.
     """
 
     name: str
@@ -95,7 +92,6 @@ class Method:
     pick: Callable[[Features, int, np.random.Generator], Rows]
     uses_ipc: bool = True
     look: Callable[[Look], Seen] | None = None
-    uses_segmenter: bool = False
 
 
 def highest_first(features: Features, count: int, generator: np.random.Generator) -> Rows:
@@ -278,17 +274,22 @@ def method_names() -> tuple[str, ...]:
 
 
 def find_method(name: str) -> Method:
-    """Look up a method by name, here or in another package (`dpd.selections`).
+    """Look up a method by name, here or in another package (`dpd.selections`), there maybe as `NAME:ARGUMENT`.
 
     Raises:
-        InputError: no such method.
+        InputError: no such method, or it takes no argument, or not this one.
     """
     if name in METHODS:
         return METHODS[name]
-    if name not in (offered := method_names()):
+    family, colon, argument = name.partition(":")
+    if family not in (offered := method_names()) or family in METHODS:
         raise InputError(f"no selection method {name!r}: there are {', '.join(offered)}")
-    method: Method = open_door("dpd.selections", name)
-    return method
+    found: Method | Callable[[str], Method] = open_door("dpd.selections", family)
+    if not isinstance(found, Method):
+        return found(argument)
+    if colon:
+        raise InputError(f"{name}: {family} takes no argument; leave out what stands behind it")
+    return found
 
 
 def select(method: str, scenes: SceneSet, ipc: int, seed: int, features: Features | None = None) -> Rows:
@@ -329,7 +330,9 @@ def random_subset(labels: Int64, ipc: int, seed: int, classes: tuple[str, ...] |
 
 @dataclass(frozen=True)
 class RealSet:
-    """What `select_set` wrote. extractor: its description, None if the method needs no features."""
+    """What `select_set` wrote. extractor: its description, None if the method needs no features. picture: whether there
+    is one of the method's decisions.
+    """
 
     out: Path
     images: int
@@ -337,6 +340,7 @@ class RealSet:
     set_hash: str
     extractor: str | None
     rejected: int
+    picture: bool
 
 
 def select_set(
@@ -348,7 +352,6 @@ def select_set(
     seed: int | None = None,
     held_out: HeldOut = BY_CONTENT,
     extractor: str | None = None,
-    segmenter: str | None = None,
     resolution: int | None = None,
     reading: Reading | None = None,
     overwrite: bool = False,
@@ -364,17 +367,16 @@ def select_set(
             scenes that were.
         resolution: as in `Scenes.part`.
         extractor, cache: as in `build_extractor`, for methods that use features; None is `own`.
-        segmenter: finds the objects for the method foreground, as in `find_foreground`.
         overwrite: delete a distilled set that is already at `out`.
 
     Raises:
-        InputError: an unknown method, extractor or segmenter, an argument that is missing or has no effect,
+        InputError: an unknown method or extractor, an argument that is missing or has no effect,
             `out` inside `data`, a reading that carries bands.
         DataError: unreadable data, a class with fewer than `ipc` images.
         OutputFolderError: `out` holds something else, or a set made with other settings.
     """
     chosen = find_method(method)
-    _check_arguments(chosen, ipc, seed, extractor, segmenter)
+    _check_arguments(chosen, ipc, seed, extractor)
     _check_out(out, data.root if isinstance(data, Scenes) else data)
     check_unopened(data, held_out, reading)
     seed, count, data = seed or 0, 0 if ipc is None else ipc, opened(data, held_out, reading)
@@ -388,24 +390,26 @@ def select_set(
 
     seen = Seen(scenes)
     if chosen.look is not None:
-        seen = chosen.look(Look(data, scenes, segmenter, lambda: build("own"), cache, progress))
+        seen = chosen.look(Look(data, scenes, lambda: build("own"), cache, progress))
     elif chosen.sees == "features":
         network = build(extractor or "own")
         seen = Seen(scenes, network.features(scenes.images), network.description)
     rows = select(method, seen.scenes, count, seed, seen.features)
-    about: dict[str, Any] = {"method": method, "ipc": ipc, "seed": seed if chosen.uses_seed else None}
+    about: dict[str, Any] = {"method": chosen.name, "ipc": ipc, "seed": seed if chosen.uses_seed else None}
     about |= data.held_out.held_out_options
     about |= _describe(seen, rows)
     if overwrite:
         remove_set(out)
-    models = {"extractor": extractor, "segmenter": segmenter}
-    config = {"method": method, "ipc": ipc, "seed": about["seed"], "resolution": resolution}
+    models = {"method": method, "extractor": extractor}
+    config = {"ipc": ipc, "seed": about["seed"], "resolution": resolution}
     config |= {name: None if value is None else kept(value) for name, value in models.items()} | (data.options or {})
     config = {} if data.options is None else {name: value for name, value in config.items() if value is not None}
     digest = write_folder(seen.scenes, rows, out, about, progress("writing"), config)
     if seen.picture is not None:
         write_atomically(out / DECISIONS_NAME, PNG.encode(seen.picture(rows)))
-    return RealSet(out, len(rows), len(scenes.classes), digest, seen.network, len(scenes.rejected))
+    return RealSet(
+        out, len(rows), len(scenes.classes), digest, seen.network, len(scenes.rejected), seen.picture is not None
+    )
 
 
 def _check_rgb(data: Scenes) -> None:
@@ -423,16 +427,13 @@ def _check_out(out: Path, data: Path) -> None:
     check_writable(out)
 
 
-def _check_arguments(
-    method: Method, ipc: int | None, seed: int | None, extractor: str | None, segmenter: str | None
-) -> None:
+def _check_arguments(method: Method, ipc: int | None, seed: int | None, extractor: str | None) -> None:
     if method.uses_ipc and ipc is None:
         raise InputError(f"method {method.name} needs --ipc: give the number of images per class")
     for flag, value, used in (
         ("ipc", ipc, method.uses_ipc),
         ("seed", seed, method.uses_seed),
         ("extractor", extractor, method.sees == "features"),
-        ("segmenter", segmenter, method.uses_segmenter),
     ):
         if value is not None and not used:
             raise InputError(f"--{flag} {value} has no effect on method {method.name}: leave it out")
@@ -440,7 +441,6 @@ def _check_arguments(
         raise InputError(f"--seed is {seed}: it must be at least 0")
     if extractor is not None:
         check_name(extractor)
-    check_segmenter(segmenter)
 
 
 def _describe(seen: Seen, rows: Rows) -> dict[str, Any]:

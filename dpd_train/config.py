@@ -10,14 +10,12 @@ from typing import Any, Literal, get_args
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampler import PrototypeKind
 from dpd_runtime.settings import choices, setting
-from dpd_runtime.text import number_or_nan, option
-from dpd_train.doors import open_named
+from dpd_runtime.text import option
 from dpd_train.reading import ImageOptions
 
 Tune = Literal["full", "lora"]
 JudgeOn = Literal["latents", "pixels"]
 Precision = Literal["bf16", "fp16", "fp32"]
-Crop = Literal["foreground"]
 RateSchedule = Literal["decay", "constant"]
 Preset = Literal["quick", "standard", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
@@ -58,13 +56,22 @@ def recorded_split(config: Mapping[str, Any]) -> dict[str, Any]:
     return {} if "split" in config or config.get("val_per_class") is None else {"split": "names"}
 
 
+def renamed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in a record by their present names; older versions had --crop, --segmenter and --prune."""
+    crop, segmenter, prune = (config.get(name) for name in ("crop", "segmenter", "prune"))
+    found = f"{crop}:{str(segmenter).replace(',', '+')}" if segmenter else crop
+    samples = ",".join(str(part) for part in (found, prune) if part)
+    kept = {name: value for name, value in config.items() if name not in ("crop", "segmenter", "prune")}
+    return kept | ({"samples": samples} if samples else {})
+
+
 def repeating_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """The options of `dpd train`, by field, that repeat a run with this config in its run.json.
 
     Defaults are among them, since the next version may change them. Values without effect are not, as `resolve` would
     refuse them, nor what is no option: anybody may have written a record.
     """
-    known = {field.name for field in fields(TrainConfig)}
+    config, known = renamed(config), {field.name for field in fields(TrainConfig)}
     used = TrainConfig(**{name: value for name, value in config.items() if name in known})
     return recorded_split(config) | {
         name: value
@@ -148,14 +155,13 @@ class TrainConfig(ImageOptions):
     captioner: str = setting(
         "attributes", "Data", "What describes the images for the prompts: attributes, clip:ID or vlm:ID."
     )
-    crop: Crop | None = setting(
-        None, "Data", "Cut images that are larger than --resolution to their objects. Default: shrink whole images."
-    )
-    segmenter: str | None = setting(
-        None, "Data", "Models that find the objects for --crop: GROUNDING_DINO,SAM2. Default: a saliency map, no model."
-    )
-    prune: str | None = setting(
-        None, "Data", "Leave out the images that teach least: tdds:0.7 leaves out 70 % of each class. Default: none."
+    samples: str | None = setting(
+        None,
+        "Data",
+        "What is taken of the training images, separated by commas: tdds:0.7 leaves out those 70 % of each class that "
+        "teach least, foreground cuts images that are larger than --resolution to their objects, which two models find "
+        "with foreground:GROUNDING_DINO+SAM2. Default: all, whole.",
+        "NAME:ARGUMENT,...",
     )
     grad_compression: str | None = setting(
         None,
@@ -193,16 +199,10 @@ class TrainConfig(ImageOptions):
             )
         if self.micro_batch is not None and self.micro_batch > self.batch:
             raise InputError(f"--micro-batch is {self.micro_batch}: it must be at most --batch, {self.batch}")
-        if self.segmenter is not None and self.crop is None:
-            raise InputError(f"--segmenter {self.segmenter} has no effect without --crop foreground: leave it out")
-        if self.prune is not None:
-            pruned_share(self.prune)
-        if self.grad_compression is not None:
-            open_named("dpd.gradients", self.grad_compression, "--grad-compression")
-            if self.precision == "fp16":
-                raise InputError(
-                    "--grad-compression adds up what it does not send, which may overflow in fp16: use bf16 or fp32"
-                )
+        if self.grad_compression is not None and self.precision == "fp16":
+            raise InputError(
+                "--grad-compression adds up what it does not send, which may overflow in fp16: use bf16 or fp32"
+            )
         if self.seed >= 2**32:
             raise InputError(f"--seed is {self.seed}: it must be below 2**32")
         if self.reading.carries:
@@ -223,26 +223,13 @@ class TrainConfig(ImageOptions):
             )
 
 
-OF_RGB = ("captioner", "watchers", "crop", "segmenter", "lambda_cls", "prototype_noise")
+OF_RGB = ("captioner", "watchers", "lambda_cls", "prototype_noise")
 """Options that cannot be used where images carry other bands than red, green and blue."""
 
 
 def for_bands(config: TrainConfig) -> TrainConfig:
     """The config for images that carry other bands than RGB: a VAE of their own, matched codes, no denoiser."""
     return replace(config, steps=0, tune_vae=True, prototypes="matched")
-
-
-def pruned_share(text: str) -> float:
-    """Read the share of each class's images that `tdds:SHARE` leaves out.
-
-    Raises:
-        InputError: another method, or a share that is not between 0 and 1.
-    """
-    name, _, share = text.partition(":")
-    value = number_or_nan(share) if name == "tdds" else math.nan
-    if not 0 < value < 1:
-        raise InputError(f"--prune {text!r}: say tdds and the share to leave out, above 0 and below 1, as in tdds:0.7")
-    return value
 
 
 def check_device(name: str) -> None:

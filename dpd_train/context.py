@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from safetensors.torch import save
 from dpd_runtime.annotations import Float32, Pixels, Progress
 from dpd_runtime.bands import picture
 from dpd_runtime.errors import DataError
-from dpd_runtime.files import dumps, loads, write_atomically
+from dpd_runtime.files import cache_folder, dumps, loads, write_atomically
 from dpd_runtime.manifest import Manifest
 from dpd_runtime.remarks import SceneSides, sides_of
 from dpd_runtime.sampler import PRIVATE_KINDS, Sampler
@@ -31,12 +31,12 @@ from dpd_train.compute import Deadline, TimeUp, hardware, load_state, prefixed, 
 from dpd_train.config import OWN, TrainConfig
 from dpd_train.denoiser import ConsistencyClassifier, LatentData
 from dpd_train.distributed import Team, Word
-from dpd_train.foreground.cropping import Cropped, Stage, cropped, side_to_cut
 from dpd_train.networks import ResNet, load_classifier
 from dpd_train.prototypes import ClassPrototypes
 from dpd_train.reading import LEAST
-from dpd_train.records import RunRecord
+from dpd_train.records import RunRecord, kept
 from dpd_train.run import PARTS, Run, check_classes, fate_of_scenes, recorded, stored_watchers, working_side
+from dpd_train.samples import Look, Stage, Taken, record_of, samples_of
 from dpd_train.scene_set import Finding, Findings, SceneSet, fingerprint, look_over
 from dpd_train.scenes import Scenes
 from dpd_train.symmetry import near_duplicates
@@ -74,7 +74,8 @@ class RunData:
         train: without near duplicates.
         fingerprint: `scene_set.fingerprint` of all training images, near duplicates included, as an audit must look for
             each of them.
-        cropped: `train` with patches, their number and a picture; None if all images are whole.
+        scenes: class → distinct scenes of the training images, where they are fewer; else nothing.
+        taken: entries of run.json and private pictures of the samples that `train` was made by.
         sides: of the files with training images, held-out ones included.
     """
 
@@ -83,7 +84,8 @@ class RunData:
     findings: Findings
     fingerprint: dict[str, object]
     sides: SceneSides
-    cropped: Cropped | None = None
+    scenes: RunRecord
+    taken: tuple[Taken, ...] = ()
 
 
 def read_parts(
@@ -92,22 +94,24 @@ def read_parts(
     side: int,
     device: torch.device | str = "cpu",
     stage: Stage = lambda title: lambda done, total: None,
+    cache: Path | None = None,
 ) -> RunData:
     """Read the parts at `side` pixels and log what the user should know. Of a test part only hashes are read.
 
-    Validation images stay whole with `--crop` too: cutting needs their labels, which images to be classified lack.
+    Samples are taken of the training part alone: cutting, for example, needs labels, which images to be classified
+    lack.
 
     Args:
-        device, stage: for a segmenter.
+        device, stage, cache: for samples; None for the user's cache directory.
 
     Raises:
         DataError: unusable data, a class name that no bundle can hold, or a class of near duplicates of one image.
-        InputError: `--crop` of images that are not larger.
+        InputError: a sample that cannot be taken of these images.
     """
-    sides = sides_of(scenes.sizes)
-    if config.crop is not None:
-        side_to_cut(scenes, side)  # before minutes of decoding
-    else:
+    sides, samples = sides_of(scenes.sizes), samples_of(config.samples)
+    for sample in samples:
+        sample.check(scenes, side)  # before minutes of decoding
+    if not any(sample.cuts for sample in samples):
         for line in fate_of_scenes(sides, config.base, config.resolution, side):
             log.info(line)
     train, held = (scenes.part(part, side) for part in PARTS)
@@ -122,10 +126,19 @@ def read_parts(
     findings = replace(findings, near=near)
     for message in findings.messages():
         log.warning(message)
-    if config.crop is None:
-        return RunData(train, held, findings, of_all, sides)
-    cut = cropped(scenes, train, segmenter=config.segmenter, stage=stage, device=device)
-    return RunData(cut.scenes, held, findings, of_all, sides, cut)
+    distinct, taken = _scenes(train, of_all), []
+    for sample in samples:
+        look = Look(
+            scenes=scenes,
+            train=train,
+            seed=config.seed,
+            cache=cache or cache_folder("samples"),
+            device=device,
+            stage=stage,
+        )
+        taken.append(sample.take(look))
+        train = taken[-1].train
+    return RunData(train, held, findings, of_all, sides, distinct, tuple(taken))
 
 
 def _without_near_duplicates(data: Path, scenes: SceneSet) -> tuple[SceneSet, tuple[Finding, ...]]:
@@ -335,6 +348,8 @@ def run_record(run: Training, trained: Trained) -> RunRecord:
     config, train = tuned.config, data.train
     chosen: dict[str, Any] = {"resolution": tuned.base.resolution, "tune": tune_of(config, tuned.base)}
     watchers = stored_watchers(run.out)
+    if config.samples is not None:
+        chosen["samples"] = kept(config.samples)
     if watchers:
         chosen["watchers"] = ",".join([OWN, *(watcher["name"] for watcher in watchers)])
     pretraining = _base_pretraining(base_folder(config.base))
@@ -344,9 +359,8 @@ def run_record(run: Training, trained: Trained) -> RunRecord:
         **({"rendering": train.rendering.record()} if train.rendering else {}),
         "rejected": len(data.findings.rejected),
         "near_duplicates": None if config.keep_near_duplicates else len(data.findings.near),
-        **({} if config.prune else _scenes(data)),
-        **({"images_after_pruning": len(train.labels)} if config.prune else {}),
-        **({"crop": data.cropped.record} if data.cropped else {}),
+        **data.scenes,
+        **record_of(data.taken),
         "prototypes": {
             name: len(own.counts) if own else 0 for name, own in zip(train.classes, made.of_class, strict=True)
         },
@@ -363,10 +377,14 @@ def run_record(run: Training, trained: Trained) -> RunRecord:
     }
 
 
-def _scenes(data: RunData) -> RunRecord:
-    """{"scenes": class → distinct scenes of the training images} where they are fewer than the images; else nothing."""
-    scenes = {name: len(rows) for name, rows in zip(data.train.classes, rows_by_class(data.train), strict=True)}
-    return {"scenes": scenes} if sum(scenes.values()) < int(str(data.fingerprint["images"])) else {}
+def _scenes(train: SceneSet, of_all: Mapping[str, object]) -> RunRecord:
+    """{"scenes": class → distinct scenes of the training images} where they are fewer than the images; else nothing.
+
+    Args:
+        of_all: `scene_set.fingerprint` of all training images.
+    """
+    scenes = {name: len(rows) for name, rows in zip(train.classes, rows_by_class(train), strict=True)}
+    return {"scenes": scenes} if sum(scenes.values()) < int(str(of_all["images"])) else {}
 
 
 def _base_pretraining(folder: Path) -> dict[str, Any] | None:

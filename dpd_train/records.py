@@ -1,8 +1,10 @@
-"""run.json, which describes a finished run; and JSON from outside as a value of a type."""
+"""run.json, which describes a finished run; JSON from outside as a value of a type; options as records keep them."""
 
 from typing import Any, TypedDict, TypeVar
 
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import expanded
+from dpd_runtime.settings import WITHHELD
 
 T = TypeVar("T")
 
@@ -34,7 +36,7 @@ class RunRecord(TypedDict, total=False):
         rejected: files that could not be used. near_duplicates: images that were left out as near duplicates; null
             where they were kept.
         scenes: class → distinct scenes, where they are fewer than the images.
-        images_after_pruning: of --prune. crop: of --crop.
+        images_after_pruning: of the sample tdds. crop: of the sample foreground.
         prototypes: class → prototypes. prototypes_too_near: those that decoded too near to a training image: matched
             codes return to their start, others are left out.
         watchers: name and weights_sha256 of each further network that watched.
@@ -68,3 +70,19 @@ class RunRecord(TypedDict, total=False):
     federated: dict[str, Any]
     seconds: float
     stages: dict[str, float]
+
+
+def kept(value: str) -> str:
+    """An option's value that names a model, for a record that may leave: WITHHELD where it names a folder."""
+    if value in ("own", "untrained", "mdfl"):
+        return value
+    ends = {value, *value.split(","), *(value[place + 1 :] for place, letter in enumerate(value) if letter in ":,+")}
+    return WITHHELD if any(_is_place(end) for end in ends if end) else value
+
+
+def _is_place(text: str) -> bool:
+    path = expanded(text)
+    try:
+        return path.is_absolute() or path.is_dir()
+    except (OSError, ValueError):  # too long for a name
+        return True

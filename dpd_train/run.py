@@ -23,11 +23,12 @@ from dpd_runtime.remarks import SceneSides, network_remarks, other_side, recorde
 from dpd_runtime.text import differing, option, shown
 from dpd_train.base_files import base_folder, base_sides, check_base, find_model, model_hash, public_name
 from dpd_train.captioners import check_captioner_source
-from dpd_train.config import FAMILY, HUB, OWN, WATCHER_STEPS, TrainConfig, extra_watchers
+from dpd_train.config import FAMILY, HUB, OWN, WATCHER_STEPS, TrainConfig, extra_watchers, renamed
+from dpd_train.doors import open_named
 from dpd_train.encoder import check_encoder, encoder_name
-from dpd_train.foreground.cropping import check_segmenter
 from dpd_train.rasters import require_rasterio
 from dpd_train.records import RunRecord, convert
+from dpd_train.samples import samples_of
 from dpd_train.scene_set import Part
 from dpd_train.scenes import Scenes, opened
 
@@ -108,8 +109,8 @@ def _stored(out: Path) -> dict[str, Any] | None:
     """The content of an unfinished run's config.json; None if there is none."""
     try:
         content = json.loads((out / STORED).read_text(encoding="utf-8"))
-        return content if {"config", "data"} <= set(content) else None
-    except (OSError, ValueError, TypeError):
+        return content | {"config": renamed(content["config"])} if {"config", "data"} <= set(content) else None
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 
@@ -118,7 +119,7 @@ def recorded(config: TrainConfig) -> dict[str, Any]:
 
     What came later is left out at its default, so that older records compare equal.
     """
-    later = {"watchers": OWN, "watcher_steps": WATCHER_STEPS, "allow_outside": False}
+    later = {"watchers": OWN, "watcher_steps": WATCHER_STEPS, "allow_outside": False, "samples": None}
     values = asdict(config) | {"watchers": placed_watchers(config.watchers)}
     return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
@@ -212,8 +213,14 @@ def check_inputs(
     else:
         check_cache(cache_folder("latents"))
     check_captioner_source(config.captioner)
-    if config.segmenter is not None:
-        check_segmenter(config.segmenter)
+    if config.grad_compression is not None:
+        open_named("dpd.gradients", config.grad_compression, "--grad-compression")
+    samples = samples_of(config.samples)
+    if config.reading.carries and any(sample.cuts for sample in samples):
+        raise InputError(
+            f"--samples {config.samples} looks at red, green and blue, and --bands {config.bands} carries other bands: "
+            "leave it out, or give three --bands"
+        )
     side = check_base_at(config.base, config.resolution)
     weights = (base_folder(config.base) / "unet").glob("*.safetensors")
     check_writable(out, room=min((path.stat().st_size for path in weights), default=0))
@@ -225,7 +232,7 @@ def check_inputs(
     scenes = opened(data, config)
     counts, _ = (scenes.counts(part) for part in PARTS)
     check_classes(scenes.root, tuple(counts))
-    if (config.prototypes == "matched" or scenes.carries) and not config.prune:
+    if (config.prototypes == "matched" or scenes.carries) and not samples:
         check_matched_counts(counts, scenes.carries)
     return scenes
 
@@ -367,7 +374,7 @@ class Run:
 def told_of_size(record: Mapping[str, Any]) -> list[str]:
     """What became of the size of a run's scenes, from its run.json; nothing where that does not say.
 
-    With --crop patches of the run's side were cut out of larger scenes.
+    Where there is a crop, patches of the run's side were cut out of larger scenes.
     """
     sides = recorded_sides(record["data"].get("scene_sides"))
     return [] if sides is None or record.get("crop") else size_remarks(sides, record["config"]["resolution"])

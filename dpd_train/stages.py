@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.numpy import load_file as load_arrays
-from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import euclidean_distances
 
@@ -36,7 +34,7 @@ from dpd_train.bases import (
 from dpd_train.captions import PromptTable, aggregate_prompts, caption_table, embed
 from dpd_train.classifiers import ClassifierTraining, Labelled, evenly, trained_classifier
 from dpd_train.compute import placed
-from dpd_train.config import FAMILY, HUB, OWN, PUBLISHED_IMAGES, TrainConfig, extra_watchers, pruned_share
+from dpd_train.config import FAMILY, HUB, OWN, PUBLISHED_IMAGES, TrainConfig, extra_watchers
 from dpd_train.context import (
     Classifiers,
     MadePrototypes,
@@ -82,7 +80,6 @@ from dpd_train.prototypes import with_noise as with_noise_on_means
 from dpd_train.published import open_published
 from dpd_train.run import check_matched_counts, matched_count
 from dpd_train.scene_set import SceneSet
-from dpd_train.tdds import best_rows, kept_count, score_images
 from dpd_train.too_near import drop_too_near, far_enough
 from dpd_train.tuning import consistency_network, fine_tune
 from dpd_train.vae import (
@@ -103,7 +100,6 @@ from dpd_train.vae import (
 Announce = Callable[[Mapping[str, str]], None]
 """Title of each stage, in their order → what it is for."""
 MEANING = {
-    "scoring the training images": "to leave out those that teach little",
     "teacher": "a classifier of your images, which judges the images of the set",
     "perceptual networks": "which judge what the VAE's decoder makes",
     "VAE decoder": "is trained on your images",
@@ -133,7 +129,7 @@ def stages_ahead(
         config: with the kind of prototypes. bands: whether images carry others than RGB.
         tuned_decoder: whether the VAE's decoder is trained. tuning: in place of the run's own.
     """
-    listed = ["scoring the training images"] * bool(config.prune) + ["teacher"]
+    listed = ["teacher"]
     listed += ["VAE"] if bands else ["perceptual networks", "VAE decoder"] * tuned_decoder
     listed += ["encoding", "encoding the validation part", "latent classifier", "captions"]
     if config.steps:
@@ -368,8 +364,6 @@ def with_prototype_kind(config: TrainConfig, base: Base, data: RunData, device: 
     if config.prototypes not in (None, "matched"):
         return config
     sizes = [len(rows) for rows in rows_by_class(data.train)]
-    if config.prune:
-        sizes = [kept_count(size, pruned_share(config.prune)) for size in sizes]
     try:
         check_matched_counts(dict(zip(data.train.classes, sizes, strict=True)), bool(data.train.bands))
         if not decoder_fits(base, device):
@@ -562,20 +556,6 @@ def _prototypes(codes: Float32, latents: list[Float32]) -> list[ClassPrototypes]
         nearest = euclidean_distances(cluster_features(values), cluster_features(own)).argmin(axis=1)
         prototypes.append(ClassPrototypes(np.ascontiguousarray(own), (len(values),) * len(own), nearest))
     return prototypes
-
-
-# -- The stage of `dpd train --prune`: training images that teach little are left out of all later stages.
-
-
-def pruned(run: Training, method: str) -> Training:
-    """The run on the images that `method`, as in `--prune`, keeps. Scores of an earlier session are reused."""
-    path, train = run.state("tdds"), run.data.train
-    if not path.exists():
-        progress, seed = run.progress("scoring the training images"), run.config.seed + 3
-        scores = score_images(run.pixels[0], len(train.classes), seed, progress, device=run.device)
-        save_arrays({"scores": scores}, path)
-    rows = best_rows(load_arrays(path)["scores"], train.labels, pruned_share(method))
-    return replace(run, data=replace(run.data, train=train.only(rows)))
 
 
 # -- Pictures of a run: sampled images, and prototypes beside real images (private).

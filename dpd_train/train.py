@@ -48,7 +48,6 @@ from dpd_train.stages import (
     metrics,
     prompts,
     prototype_sheets,
-    pruned,
     sample_sheet,
     stages_ahead,
     train_latent_classifier,
@@ -85,8 +84,6 @@ def _train(run: Training, base: Base, tuning: OtherTuning | None, announce: Anno
     config, bands = run.config, bool(run.data.train.bands)
     ahead = partial(stages_ahead, config, bands=bands, tuning=tuning)
     announce(ahead(tuned_decoder=bool(config.tune_vae)))
-    if config.prune:
-        run = pruned(run, config.prune)
     pixels = run.pixels
     teacher = train_teacher(run, pixels)
     tuned_vae = bands or wants_tuning(run, base, teacher, pixels)
@@ -142,7 +139,7 @@ def _open(
     check_captioner(config.captioner)
     check_published(config.watchers)
     base = fitted(load_base(config.base), config)
-    run_data = read_parts(scenes, config, base.resolution, device, progress)
+    run_data = read_parts(scenes, config, base.resolution, device, progress, cache)
     check_base_bands(config.base, run_data.train.bands)
     if run_data.train.bands:
         config = for_bands(config)
@@ -154,8 +151,8 @@ def _open(
     (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     (out / "private").mkdir(exist_ok=True, mode=0o700)
     write_quarantine(out / "private" / "quarantine.csv", run_data.findings)
-    if run_data.cropped is not None:
-        Image.fromarray(run_data.cropped.picture).save(out / "private" / "decisions.png")
+    for number, picture in enumerate(taken.picture for taken in run_data.taken if taken.picture is not None):
+        Image.fromarray(picture).save(out / "private" / f"decisions{number or ''}.png")
     match_config(out, config, run_data.fingerprint, scenes.root, cache)
     return base, run_data, config
 

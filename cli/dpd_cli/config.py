@@ -100,7 +100,7 @@ GENERATED = ("ipc", "seed", "classes", "steps", "solver", "candidates", "guidanc
 FILLED = {
     "generate": (*GENERATED, "precision", "format", "image_format", "soft_labels"),
     "audit": ("images", "seed", "extractor", *IMAGES),
-    "select": ("method", "ipc", "seed", "extractor", "segmenter", "resolution", *IMAGES),
+    "select": ("method", "ipc", "seed", "extractor", "resolution", *IMAGES),
 }
 """The options that a record fills, by command. It may come from anybody: no option says where something lies, whom to
 trust or which other machines work."""
@@ -171,7 +171,7 @@ def _of_run(path: Path, content: dict[str, Any], config: dict[str, Any]) -> dict
     Raises:
         InputError: a run together with other sites, or values that no run has.
     """
-    from dpd_train.config import OWN, names_folders, repeating_options
+    from dpd_train.config import OWN, names_folders, renamed, repeating_options
 
     if content.get("federated"):
         raise InputError(f"{OPTION} {path}: this run was made together with other sites; give the options instead")
@@ -180,5 +180,5 @@ def _of_run(path: Path, content: dict[str, Any], config: dict[str, Any]) -> dict
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{OPTION} {path}: {error}, so the record was changed; give the options instead") from None
     local = names_folders(repeated.get("watchers", OWN))
-    unknown = {name: value for name, value in config.items() if name not in filled_options("train")}
+    unknown = {name: value for name, value in renamed(config).items() if name not in filled_options("train")}
     return unknown | repeated | ({"watchers": WITHHELD} if local else {})

@@ -3,6 +3,9 @@
 SERVER = "the server of a federated tuning is dpd federate HOST:PORT"
 GONE: dict[str, dict[str, str]] = {
     "train": {
+        "--crop": "give --samples foreground",
+        "--segmenter": "give --samples foreground:A+B",
+        "--prune": "give --samples tdds:0.7",
         "--federated": f"give --tuning federated:HOST:PORT; {SERVER}",
         "--rounds": SERVER,
         "--clients": SERVER,
@@ -11,5 +14,7 @@ GONE: dict[str, dict[str, str]] = {
         "--tls-certificate": SERVER,
         "--tls-key": SERVER,
     },
+    "select": {"--segmenter": "give --method foreground:A+B"},
+    "evaluate": {"--segmenter": "give --baselines foreground:A+B"},
 }
 """Command → option → what to write instead."""

@@ -1,6 +1,7 @@
-"""The selections `tdds` and `foreground`, for the extension point `dpd.selections`. Loads no PyTorch."""
+"""The selections `tdds` and `foreground[:DINO+SAM2]`, for the door `dpd.selections`. Loads no PyTorch."""
 
 from dpd_eval.selection import Look, Method, Seen, highest_first
+from dpd_neighbours.foreground.models import find_models
 
 
 def _scores(look: Look) -> Seen:
@@ -9,21 +10,25 @@ def _scores(look: Look) -> Seen:
     return Seen(look.scenes, training_scores(look.scenes, look.cache, look.stage("scoring the real images")))
 
 
-def _patches(look: Look) -> Seen:
-    from dpd_neighbours.foreground import foreground_patches
-
-    teacher = look.teacher()
-    patches = foreground_patches(look.data, look.scenes, teacher, look.segmenter, look.stage)
-    return Seen(
-        patches.scenes,
-        patches.sure,
-        network=teacher.description,
-        about=lambda rows: patches.about(rows, look.segmenter),
-        picture=patches.picture,
-    )
-
-
 tdds = Method("tdds", sees="its own", uses_seed=False, pick=highest_first, look=_scores)
-foreground = Method(
-    "foreground", sees="its own", uses_seed=False, pick=highest_first, look=_patches, uses_segmenter=True
-)
+
+
+def foreground(argument: str) -> Method:
+    """Images that are cut to their objects, those first of whose class a teacher is surest.
+
+    Args:
+        argument: the two models that find the objects, as in `find_models`; "" for a saliency map.
+
+    Raises:
+        InputError: as `find_models`.
+    """
+    models = find_models(argument) if argument else None
+
+    def patches(look: Look) -> Seen:
+        from dpd_neighbours.foreground.patches import foreground_patches
+
+        teacher = look.teacher()
+        found = foreground_patches(look.data, look.scenes, teacher, models, look.stage)
+        return Seen(found.scenes, found.sure, network=teacher.description, about=found.about, picture=found.picture)
+
+    return Method("foreground", sees="its own", uses_seed=False, pick=highest_first, look=patches)

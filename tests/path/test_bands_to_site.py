@@ -146,7 +146,6 @@ def test_classes_of_few_images_are_refused_before_anything_is_written(tmp_path: 
     ("changes", "said"),
     [
         ({"captioner": "clip:some/model"}, "--captioner clip:some/model is for red, green and blue, and --bands all"),
-        ({"crop": "foreground"}, "--crop foreground"),
         ({"lambda_cls": 0.1}, "--lambda-cls 0.1"),
         ({"prototypes": "medoid"}, "--prototypes medoid"),
         ({"tune_vae": False}, "--no-tune-vae"),

@@ -128,11 +128,9 @@ def test_a_real_set(
         pytest.param(["--method", "random", "--ipc", 3, "--extractor", "own"], ["--extractor own has no"], id="unused"),
         pytest.param(["--method", "k-center", "--ipc", 3, "--extractor", "vgg"], ["'vgg'", "hf:"], id="extractor"),
         pytest.param(
-            ["--method", "random", "--ipc", 3, "--segmenter", "a,b"], ["--segmenter a,b has no effect"], id="no-use"
+            ["--method", "random", "--ipc", 3, "--segmenter", "a,b"], ["--method foreground:A+B"], id="no-use"
         ),
-        pytest.param(
-            ["--method", "foreground", "--ipc", 3, "--segmenter", "a,"], ["--segmenter a,: give two"], id="segmenter"
-        ),
+        pytest.param(["--method", "foreground:a+", "--ipc", 3], ["foreground:a+: give two"], id="segmenter"),
         pytest.param(
             ["--method", "k-center", "--ipc", 12], ["class Field has 11 real images", "give --ipc 11"], id="ipc 12"
         ),

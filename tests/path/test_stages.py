@@ -88,7 +88,7 @@ def test_stages_that_will_not_run_are_not_listed() -> None:
         config = replace(CONFIG, **options)
         return list(stages_ahead(config, bands=bands, tuned_decoder=False, tuning=tuning))
 
-    assert listed(prune="tdds:0.2")[:2] == ["scoring the training images", "teacher"]
+    assert listed()[0] == "teacher"
     carried = listed(bands=True, prototypes="matched", steps=0)
     assert carried[:3] == ["teacher", "VAE", "encoding"]
     assert "starting images" not in carried, "codes start as noise"

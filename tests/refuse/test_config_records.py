@@ -52,7 +52,7 @@ def repeated(command: str, config: Any, folder: Path) -> dict[str, Any]:
         {"steps": 0, "prototypes": "none", "seed": 3},
         {"tune_vae": False, "tune": "full", "peak_rate": 1e-5, "watchers": "own,hf:a/b"},
         {"bands": "4,3,2", "stretch": "2,98", "val_per_class": 0, "groups": None, "gradient_checkpointing": True},
-        {"lambda_cls": 0.25, "judge_on": "pixels", "split": "names", "prune": "tdds:0.5"},
+        {"lambda_cls": 0.25, "judge_on": "pixels", "split": "names", "samples": "tdds:0.5"},
     ],
 )
 def test_a_run_is_repeated_by_its_own_record(options: dict[str, Any], tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_run_is_repeated_by_its_own_record(options: dict[str, Any], tmp_path: 
         {"students": ("convnet", "resnet"), "baselines": (), "ipc": (10, 50), "metrics": False},
         {"with_real": (1, 5), "jpegs": 3.1, "pairs": 4, "at_least": 0.97, "labels": True, "bands": "all"},
         {"soft_labels": True, "recipe": "paper", "resolution": 32, "val_per_class": 5, "groups": "^(.),[0-9]"},
-        {"students": ("convnet", "groups:RGB=4,3,2;NIR=8"), "extractor": "hf:a/b", "segmenter": None},
+        {"students": ("convnet", "groups:RGB=4,3,2;NIR=8"), "extractor": "hf:a/b"},
     ],
 )
 def test_an_evaluation_is_repeated_by_its_own_record(options: dict[str, Any], tmp_path: Path) -> None:

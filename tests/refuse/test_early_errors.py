@@ -42,7 +42,7 @@ EARLY = [
     ("train scenes --out new --base best/base", "base 'best/base': no such folder, and not in this machine's hub"),
     ("train scenes --out new --resolution 100", "--resolution 100: base 'nano' takes multiples of 16 px"),
     ("train scenes --out new --device tpu", "device 'tpu' is unknown"),
-    ("train scenes --out new --crop foreground --segmenter sam", "give two models with a comma"),
+    ("train scenes --out new --samples foreground:sam", "give two models with a plus"),
     ("train scenes --out new --val-per-class 5", "class 'Blue' has 1 usable image in part 'train'"),
     ("export nothere --out new.dpd", "nothere: no run.json in it"),
     ("export full --out new.dpd --precision fp7", "precision 'fp7' is unknown"),

@@ -291,17 +291,16 @@ def test_keys_and_seals_say_what_is_wrong(
             ["--prototype-noise has no effect", "medoid", "centroid or pooled"],
             id="noise-medoid",
         ),
-        pytest.param(["--crop", "centre"], ["--crop 'centre' is unknown", "use foreground"], id="crop"),
-        pytest.param(["--segmenter", "a,b"], ["--segmenter a,b has no effect", "--crop foreground"], id="segmenter"),
+        pytest.param(["--samples", "centre"], ["'centre' is unknown", "foreground, tdds"], id="samples"),
+        pytest.param(["--samples", "tdds"], ["tdds:", "as in tdds:0.7"], id="share"),
+        pytest.param(["--crop", "foreground"], ["no --crop any more", "--samples foreground"], id="crop"),
+        pytest.param(["--prune", "tdds:0.5"], ["no --prune any more", "--samples tdds:0.7"], id="prune"),
+        pytest.param(["--segmenter", "a,b"], ["no --segmenter any more", "foreground:A+B"], id="segmenter"),
+        pytest.param(["--samples", "foreground:a/b"], ["foreground:a/b", "two models"], id="one-segmenter"),
+        pytest.param(["--samples", "foreground:a/b+c/d"], ["a/b", "hf download a/b"], id="segmenter-not-here"),
         pytest.param(
-            ["--crop", "foreground", "--segmenter", "a/b"], ["--segmenter a/b", "two models"], id="one-segmenter"
-        ),
-        pytest.param(
-            ["--crop", "foreground", "--segmenter", "a/b,c/d"], ["a/b", "hf download a/b"], id="segmenter-not-here"
-        ),
-        pytest.param(
-            ["--crop", "foreground", "--keep-near-duplicates"],
-            ["scenes have 64 px, not more than the 64 px", "leave --crop out"],
+            ["--samples", "foreground", "--keep-near-duplicates"],
+            ["scenes have 64 px, not more than the 64 px", "leave foreground out"],
             id="crop-small",
         ),
         pytest.param(
@@ -340,8 +339,8 @@ def test_train_says_what_is_wrong(
         pytest.param(["--tuning", "federated:10.0.0.1"], ["federated:10.0.0.1", "HOST:PORT"], id="address"),
         pytest.param(["--tuning", "federated:a:1,no.pem"], ["no.pem: no such file", "PEM"], id="certificate"),
         pytest.param(["--tuning", "pooled:a:1"], ["'pooled' is unknown", "federated"], id="tuning"),
-        pytest.param(["--grad-compression", "top-k:50"], ["'top-k' is unknown", "rs-dgc"], id="gradients"),
-        pytest.param(["--grad-compression", "rs-dgc:9"], ["rs-dgc:9", "12 to 200"], id="ratio"),
+        pytest.param(["scenes", "--grad-compression", "top-k:50"], ["'top-k' is unknown", "rs-dgc"], id="gradients"),
+        pytest.param(["scenes", "--grad-compression", "rs-dgc:9"], ["rs-dgc:9", "12 to 200"], id="ratio"),
     ],
 )
 def test_train_says_what_is_wrong_with_several_machines_without_pytorch(

@@ -32,7 +32,11 @@ Data = Annotated[
 ]
 Method = Annotated[
     str,
-    under("Data", "How images are chosen; extensions add tdds and foreground.", metavar=named(BASELINES)),
+    under(
+        "Data",
+        "How images are chosen; other packages add tdds, and foreground or foreground:GROUNDING_DINO+SAM2.",
+        metavar=named(BASELINES),
+    ),
 ]
 Ipc = Annotated[int | None, under("Data", "Images per class. Not for full, which takes all.")]
 Out = Annotated[Path, under("Output", "Folder of the real set: a new one, or one that an interrupted run left.")]
@@ -46,14 +50,6 @@ ExtractorName = Annotated[
         "already on this machine). Default: own.",
     ),
 ]
-Segmenter = Annotated[
-    str | None,
-    under(
-        "Model",
-        "Models that find objects for the method foreground: GROUNDING_DINO,SAM2, as ids or folders on this machine. "
-        "Default: a saliency map, no model.",
-    ),
-]
 Resolution = Annotated[int | None, under("Data", "Side of the images in pixels. Default: the side of DATA's images.")]
 
 
@@ -65,7 +61,6 @@ def select_command(
     ipc: Ipc = None,
     seed: Seed = None,
     extractor: ExtractorName = None,
-    segmenter: Segmenter = None,
     resolution: Resolution = None,
     overwrite: Overwrite = False,
     json_output: Json = False,
@@ -95,7 +90,6 @@ def select_command(
             ipc=ipc,
             seed=seed,
             extractor=extractor,
-            segmenter=segmenter,
             resolution=resolution,
             overwrite=overwrite,
             progress=progress,
@@ -125,9 +119,9 @@ def _print(result: "RealSet", data: Path, method: str, seconds: float, json_outp
         f"{method}"
     )
     if result.extractor is not None:
-        print(f"{'teacher ' if method == 'foreground' else 'features'}  {result.extractor}")
+        print(f"{'teacher ' if result.picture else 'features'}  {result.extractor}")
     if result.rejected:
         print(f"left out  {counted(result.rejected, 'file')} of {data} that could not be read")
     print(f"time      {seconds:.1f} s")
     print(f"set hash  {result.set_hash}")
-    print(f"look at   {result.out}/contact_sheet.png{', decisions.png' if method == 'foreground' else ''}")
+    print(f"look at   {result.out}/contact_sheet.png{', decisions.png' if result.picture else ''}")

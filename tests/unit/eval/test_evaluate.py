@@ -313,8 +313,8 @@ def test_bad_input_names_the_thing_and_the_way_out(folders, tmp_path):
         ({"at_least": 0.0}, "--at-least is 0.0"),
         ({"at_least": 0.9, "baselines": ()}, "--at-least 0.9 has no effect without --baselines"),
         ({"extractor": "own"}, "--extractor own has no effect"),
-        ({"segmenter": "a,b"}, "--segmenter a,b has no effect without --baselines foreground"),
-        ({"segmenter": "a", "baselines": ("foreground",)}, "--segmenter a: give two models with a comma"),
+        ({"baselines": ("foreground", "foreground:a+b")}, "--baselines has a value twice: foreground, foreground"),
+        ({"baselines": ("foreground:a",)}, "foreground:a: give two models with a plus"),
         ({"extractor": "mine", "metrics": True}, "no extractor 'mine'"),
         ({"students": ("hf:owner/none",)}, "hf download owner/none"),
     ]:

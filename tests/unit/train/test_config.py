@@ -2,11 +2,12 @@
 
 import tomllib
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 
 from dpd_runtime.errors import InputError
-from dpd_train.config import PRESETS, TrainConfig, preset_text, repeating_options, resolve
+from dpd_train.config import PRESETS, TrainConfig, preset_text, renamed, repeating_options, resolve
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -106,3 +107,17 @@ def test_a_presets_own_values_may_be_idle() -> None:
 def test_unknown_preset_is_refused() -> None:
     with pytest.raises(InputError, match="'fast' is unknown: use quick, standard, paper"):
         resolve("fast", {})
+
+
+@pytest.mark.parametrize(
+    ("old", "samples"),
+    [
+        ({"crop": None, "segmenter": None, "prune": None}, None),
+        ({"crop": "foreground", "segmenter": None, "prune": None}, "foreground"),
+        ({"crop": "foreground", "segmenter": "a/b,c/d", "prune": "tdds:0.5"}, "foreground:a/b+c/d,tdds:0.5"),
+        ({"samples": "tdds:0.5"}, "tdds:0.5"),
+        ({}, None),
+    ],
+)
+def test_options_of_older_records_have_their_present_names(old: dict[str, Any], samples: str | None) -> None:
+    assert renamed({"ipc": 3, **old}) == {"ipc": 3} | ({} if samples is None else {"samples": samples})

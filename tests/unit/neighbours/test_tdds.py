@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpd_neighbours import tdds
+from dpd_neighbours.tdds import best_rows, dual_depth_scores, score_images
 from dpd_runtime.errors import InputError
-from dpd_train import tdds
-from dpd_train.config import TrainConfig
+from dpd_train.samples import samples_of
 from dpd_train.scene_set import to_float
 from dpd_train.scenes import read_scenes
-from dpd_train.tdds import best_rows, dual_depth_scores, score_images
 from dpd_train.train import train
 from tests.tiny import CONFIG, drawn_scenes, tiny_base
 
@@ -87,16 +87,16 @@ def test_copies_share_their_score_and_the_seed_decides(tmp_path: Path, few_steps
 
 
 @pytest.mark.parametrize("text", ["tdds", "tdds:", "tdds:0", "tdds:1", "tdds:nan", "el2n:0.5", "0.5"])
-def test_an_unusable_prune_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="--prune"):
-        TrainConfig(prune=text)
+def test_an_unusable_sample_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="--samples"):
+        samples_of(text)
 
 
 @pytest.mark.full
 def test_a_pruned_run_is_trained_on_what_stays(tmp_path: Path, few_steps: None) -> None:
     scenes = drawn_scenes(tmp_path / "scenes")
-    config = replace(CONFIG, base=str(tiny_base(tmp_path / "base")), prune="tdds:0.5")
+    config = replace(CONFIG, base=str(tiny_base(tmp_path / "base")), samples="tdds:0.5")
     record = train(scenes, tmp_path / "run", config, cache=tmp_path / "cache")
     assert record["images_after_pruning"] == 6 * 4  # of 8 a class
     assert record["data"]["images"] == 6 * 8  # an audit looks for each of them
-    assert record["config"]["prune"] == "tdds:0.5"
+    assert record["config"]["samples"] == "tdds:0.5"

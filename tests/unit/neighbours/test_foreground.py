@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from dpd_train.foreground.foreground import CANDIDATES, MAP, PATCH, STRIDE, candidate_boxes, cut, decide, salient
+from dpd_neighbours.foreground.decisions import CANDIDATES, MAP, PATCH, STRIDE, candidate_boxes, cut, decide, salient
 
 SIZE = int(MAP * PATCH)
 

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dpd_neighbours.foreground.cropping import described, find_foreground, whole_images
+from dpd_neighbours.foreground.decisions import Decisions, decide
+from dpd_neighbours.foreground.models import Models
+from dpd_neighbours.foreground.sheet import decisions_sheet
 from dpd_runtime.annotations import Float32, Images, Int64
-from dpd_train.foreground.cropping import Stage, describe_segmenter, find_foreground, whole_images
-from dpd_train.foreground.foreground import Decisions, decide
-from dpd_train.foreground.sheet import decisions_sheet
+from dpd_train.samples import Stage
 from dpd_train.scene_set import SceneSet
 from dpd_train.scenes import Scenes
 
@@ -18,20 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Patches:
-    """scenes: real images, cut if `decisions` say so. whole: the uncut images [n, S, S, 3]."""
+    """scenes: real images, cut if `decisions` say so. whole: the uncut images [n, S, S, 3]. models: found objects."""
 
     scenes: SceneSet
     whole: Images
     decisions: Decisions
+    models: Models | None
 
     @property
     def sure(self) -> Float32:
         """The teacher's probability of each image's class, [n, 1]: what the method sees."""
         return self.decisions.sure[:, None]
 
-    def about(self, rows: Int64, segmenter: str | None) -> dict[str, Any]:
+    def about(self, rows: Int64) -> dict[str, Any]:
         """What found the objects, and how many of these rows were cut."""
-        return {"segmenter": describe_segmenter(segmenter), "cut": int(np.isin(rows, self.decisions.cut).sum())}
+        return {"segmenter": described(self.models), "cut": int(np.isin(rows, self.decisions.cut).sum())}
 
     def picture(self, rows: Int64) -> Images:
         """Draw the `decisions_sheet` of these rows, uint8 [H, W, 3]."""
@@ -42,7 +45,7 @@ def foreground_patches(
     data: Scenes,
     real: SceneSet,
     teacher: "Extractor",
-    segmenter: str | None = None,
+    models: Models | None = None,
     stage: Stage = lambda title: lambda done, total: None,
 ) -> Patches:
     """Read the training images of `data` at full size and cut out their foreground.
@@ -50,17 +53,17 @@ def foreground_patches(
     Args:
         real: the same images at the students' size.
         teacher: an extractor that knows the classes of `real` in their order: `own`, trained on it.
-        segmenter: as in `find_foreground`; it runs on CUDA if available.
+        models: as in `find_foreground`; they run on CUDA if available.
 
     Raises:
-        InputError: images that are not larger than the students' images, or a segmenter that cannot be used.
+        InputError: images that are not larger than the students' images, or models that cannot be used.
     """
     from dpd_train.compute import use_device  # loads PyTorch
 
     way_out = "give a smaller --resolution, or another method"
     whole = whole_images(data, real, "method foreground", way_out)
-    device = "cpu" if segmenter is None else use_device("auto")
-    masks = find_foreground(segmenter, whole, real, stage, device)
+    device = "cpu" if models is None else use_device("auto")
+    masks = find_foreground(models, whole, real, stage, device)
 
     def sure(images: Images, labels: Int64) -> Float32:
         probabilities = teacher.probabilities(images)
@@ -69,4 +72,4 @@ def foreground_patches(
         return own
 
     decisions = decide(whole, real.images, real.labels, masks, sure)
-    return Patches(replace(real, images=decisions.images), whole, decisions)
+    return Patches(replace(real, images=decisions.images), whole, decisions, models)

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dpd_neighbours.foreground.decisions import MAP, Masks
 from dpd_runtime.annotations import Images, Int64, Pixels, Progress
 from dpd_runtime.errors import InputError
 from dpd_train.attributes import class_words
 from dpd_train.base_files import check_tokenizer, complete_model, find_model, image_processor, model_hash, opened
-from dpd_train.foreground.foreground import MAP, Masks
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ MOST = 32  # boxes per image, those with the highest scores
 
 
 @dataclass(frozen=True)
-class Segmenter:
+class Models:
     """Two models on this machine, not loaded yet.
 
     Args:
@@ -42,35 +42,35 @@ class Segmenter:
 
     def description(self) -> str:
         """Text for results: the last part of each model's name and 12 digits of its hash, without local folders."""
-        sources = (Path(source).name for source in self.name.split(","))
+        sources = (Path(source).name for source in self.name.split("+"))
         parts = zip(sources, (self.dino, self.sam), strict=True)
         return ", ".join(f"{source} {model_hash(folder)[:12]}" for source, folder in parts)
 
 
-def find_segmenter(name: str) -> Segmenter:
-    """The segmenter of `--segmenter DINO,SAM2`: folders, or ids of models in the local hub cache. Loads no weights.
+def find_models(name: str) -> Models:
+    """The models of `foreground:DINO+SAM2`: folders, or ids of models in the local hub cache. Loads no weights.
 
     Raises:
         InputError: not two models, or a model that is not on this machine, of another kind, or without safetensors.
     """
-    sources = [part.strip() for part in name.split(",")]
+    sources = [part.strip() for part in name.split("+")]
     if len(sources) != 2 or not all(sources):
         raise InputError(
-            f"--segmenter {name}: give two models with a comma between them, Grounding DINO and SAM 2, such as "
-            "IDEA-Research/grounding-dino-tiny,facebook/sam2.1-hiera-tiny"
+            f"foreground:{name}: give two models with a plus between them, Grounding DINO and SAM 2, such as "
+            "foreground:IDEA-Research/grounding-dino-tiny+facebook/sam2.1-hiera-tiny"
         )
     folders = []
     for source, kinds, title in zip(sources, (DETECTORS, OUTLINERS), ("Grounding DINO", "SAM 2"), strict=True):
         folder, kind = find_model(source)
         if kind not in kinds:
-            raise InputError(f"--segmenter {source}: is a {kind!r} model; {title} is needed in this place")
+            raise InputError(f"foreground: {source} is a {kind!r} model; {title} is needed in this place")
         folders.append(folder)
     check_tokenizer(folders[0], sources[0])
-    return Segmenter(",".join(sources), *folders)
+    return Models("+".join(sources), *folders)
 
 
 def segment(
-    segmenter: Segmenter,
+    models: Models,
     images: Images,
     labels: Int64,
     classes: Sequence[str],
@@ -87,7 +87,7 @@ def segment(
     import torch
 
     device = torch.device(device)
-    find, outline = _detector(segmenter.dino, device), _outliner(segmenter.sam, device)
+    find, outline = _detector(models.dino, device), _outliner(models.sam, device)
     masks = np.zeros((len(images), MAP, MAP), bool)
     for row, (image, label) in enumerate(zip(images, labels, strict=True)):
         boxes = find(image, class_words(classes[label]))
@@ -102,7 +102,7 @@ def _detector(folder: Path, device: "torch.device") -> "Callable[[Images, str], 
     import torch
     from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
-    what = f"--segmenter: the Grounding DINO {folder.name}"
+    what = f"foreground: the Grounding DINO {folder.name}"
     processor = opened(
         what, lambda: AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     )
@@ -129,7 +129,7 @@ def _outliner(folder: Path, device: "torch.device") -> "Callable[[Images, torch.
     from transformers import Sam2Model
     from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-    what = f"--segmenter: the SAM 2 {folder.name}"
+    what = f"foreground: the SAM 2 {folder.name}"
     model = complete_model(what, Sam2Model, folder, torch.float32, device)
     sides: Any = model.config.prompt_encoder_config.image_size
     side = int(sides if isinstance(sides, int) else sides[0])

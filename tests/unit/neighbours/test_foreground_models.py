@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, GroundingDinoForObjectDetection, Sam2Model, Sam2VideoConfig
 
-import dpd_train.foreground.segmenter
+import dpd_neighbours.foreground.models
+from dpd_neighbours.foreground.decisions import MAP
+from dpd_neighbours.foreground.models import FOUND, find_models, segment
 from dpd_runtime.errors import InputError
-from dpd_train.foreground.foreground import MAP
-from dpd_train.foreground.segmenter import FOUND, find_segmenter, segment
-from tests.unit.train.segmenter_models import SAM_SIDE, tiny_dino, tiny_sam
+from tests.unit.neighbours.segmenter_models import SAM_SIDE, tiny_dino, tiny_sam
 
 CLASSES = ("RedSquare", "storage_tanks")
 LABELS = np.array([0, 1, 0])
@@ -65,7 +65,7 @@ def expected_masks(models: Path, images: NDArray[np.uint8], phrases: list[str]) 
 
 def test_masks_are_sams_in_dinos_boxes(models: Path, images: NDArray[np.uint8]) -> None:
     told: list[tuple[int, int]] = []
-    segmenter = find_segmenter(f"{models / 'dino'}, {models / 'sam'}")
+    segmenter = find_models(f"{models / 'dino'}+{models / 'sam'}")
     masks = segment(segmenter, images, LABELS, CLASSES, progress=lambda done, total: told.append((done, total)))
     assert masks.shape == (3, MAP, MAP)
     expected = expected_masks(models, images, ["red square.", "storage tanks.", "red square."])
@@ -79,19 +79,19 @@ def test_masks_are_sams_in_dinos_boxes(models: Path, images: NDArray[np.uint8]) 
 def test_an_image_without_a_box_has_no_foreground(
     models: Path, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dpd_train.foreground.segmenter, "FOUND", 1.0)
-    found = segment(find_segmenter(f"{models / 'dino'},{models / 'sam'}"), images, LABELS, CLASSES)
+    monkeypatch.setattr(dpd_neighbours.foreground.models, "FOUND", 1.0)
+    found = segment(find_models(f"{models / 'dino'}+{models / 'sam'}"), images, LABELS, CLASSES)
     assert not found.any()
 
 
 def test_no_folder_is_told_and_other_weights_are_another_model(models: Path, tmp_path: Path) -> None:
-    first = find_segmenter(f"{models / 'dino'},{models / 'sam'}").description()
+    first = find_models(f"{models / 'dino'}+{models / 'sam'}").description()
     assert str(models) not in first
     assert first.startswith("dino ")
     shutil.copytree(models / "sam", tmp_path / "sam")
     tensors = load_file(tmp_path / "sam" / "model.safetensors")
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, tmp_path / "sam" / "model.safetensors")
-    second = find_segmenter(f"{models / 'dino'},{tmp_path / 'sam'}").description()
+    second = find_models(f"{models / 'dino'}+{tmp_path / 'sam'}").description()
     assert (first.split(", ")[0], first != second) == (second.split(", ")[0], True)
 
 
@@ -114,7 +114,7 @@ def test_a_published_checkpoint_says_sam2_video(
 
     monkeypatch.setattr(socket.socket, "connect", no_network)
     found, plain = (
-        segment(find_segmenter(f"{models / 'dino'},{sam}"), images[:1], LABELS[:1], CLASSES)
+        segment(find_models(f"{models / 'dino'}+{sam}"), images[:1], LABELS[:1], CLASSES)
         for sam in (tmp_path / "sam", models / "sam")
     )
     np.testing.assert_array_equal(found, plain)
@@ -123,16 +123,16 @@ def test_a_published_checkpoint_says_sam2_video(
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("{dino}", "give two models with a comma between them, Grounding DINO and SAM 2"),
-        ("{dino},", "give two models"),
-        ("{sam},{dino}", "is a 'sam2' model; Grounding DINO is needed in this place"),
-        ("{dino},{dino}", "is a 'grounding-dino' model; SAM 2 is needed"),
-        ("{dino},nobody/nothing", "hf download nobody/nothing"),
+        ("{dino}", "give two models with a plus between them, Grounding DINO and SAM 2"),
+        ("{dino}+", "give two models"),
+        ("{sam}+{dino}", "is a 'sam2' model; Grounding DINO is needed in this place"),
+        ("{dino}+{dino}", "is a 'grounding-dino' model; SAM 2 is needed"),
+        ("{dino}+nobody/nothing", "hf download nobody/nothing"),
     ],
 )
 def test_what_is_no_segmenter_is_refused(name: str, words: str, models: Path) -> None:
     with pytest.raises(InputError, match=words):
-        find_segmenter(name.format(dino=models / "dino", sam=models / "sam"))
+        find_models(name.format(dino=models / "dino", sam=models / "sam"))
 
 
 def test_a_checkpoint_with_holes_is_refused(models: Path, images: NDArray[np.uint8], tmp_path: Path) -> None:
@@ -140,5 +140,5 @@ def test_a_checkpoint_with_holes_is_refused(models: Path, images: NDArray[np.uin
     tensors = load_file(tmp_path / "sam" / "model.safetensors")
     del tensors["no_memory_embedding"]
     save_file(tensors, tmp_path / "sam" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match="--segmenter: the SAM 2 sam: its weights lack 1 tensors, first no_memory"):
-        segment(find_segmenter(f"{models / 'dino'},{tmp_path / 'sam'}"), images, LABELS, CLASSES)
+    with pytest.raises(InputError, match="foreground: the SAM 2 sam: its weights lack 1 tensors, first no_memory"):
+        segment(find_models(f"{models / 'dino'}+{tmp_path / 'sam'}"), images, LABELS, CLASSES)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from dpd_neighbours.foreground.decisions import Decisions
 from dpd_runtime.annotations import Images, Int64, Pixels
 from dpd_runtime.dataset import contact_sheet
-from dpd_train.foreground.foreground import Decisions
 
 SHOWN = 6  # images of a class
 SIDE = 96  # pixels
