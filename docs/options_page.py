@@ -36,6 +36,9 @@ def command_section(name: str, command: Any) -> str:
             title = "Arguments" if parameter.param_type_name == "argument" else "Options"
             panels.setdefault(getattr(parameter, "rich_help_panel", None) or title, []).append(row(parameter))
     said = " ".join((command.help or "").split("\n\n")[0].split())
+    settable = getattr(command.callback, "settable", {})
+    if settable:
+        panels["Names for --set"] = [f"| `{name}` | value | {escaped(help)} |" for name, help in settable.items()]
     tables = ["\n".join([f"**{title}**\n", TABLE, *rows, ""]) for title, rows in panels.items()]
     return "\n".join([f"## dpd {name}\n", escaped(said) + "\n", *tables])
 

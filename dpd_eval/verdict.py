@@ -394,12 +394,12 @@ FAMILIES = (
     _Family(
         "membership of the teacher",
         "The teacher's answers tell who was in its training.",
-        "--codes-only leaves it out; or fewer --teacher-steps",
+        "--codes-only leaves it out; or give it fewer steps, --set teacher_steps=N",
     ),
     _Family(
         "membership of the latent classifier",
         "The latent classifier's answers tell who was in its training.",
-        "--codes-only leaves it out; or fewer --latent-classifier-steps",
+        "--codes-only leaves it out; or give it fewer steps, --set latent_classifier_steps=N",
     ),
     _Family(
         "membership of the VAE",

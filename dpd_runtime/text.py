@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import PurePath
 
 from dpd_runtime.errors import InputError
+from dpd_runtime.settings import studied
 
 # -- Texts that people read: which letters may stand in them, and how the others are shown.
 
@@ -113,11 +114,23 @@ def option(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def option_words(options: Mapping[str, object]) -> list[Option]:
-    """Each option that has a value. True is a flag; None and False are left out; a sequence is joined by commas."""
+def called(config: type, field: str) -> str:
+    """What a message calls a field of a config: its option, or `--set NAME`."""
+    return f"--set {field}" if field in studied(config) else option(field)
+
+
+def option_words(options: Mapping[str, object], by_set: Collection[str] = ()) -> list[Option]:
+    """Each option that has a value. True is a flag; None and False are left out; a sequence is joined by commas.
+
+    Args:
+        by_set: names that are given as `--set NAME=VALUE`.
+    """
     words: list[Option] = []
     for name, value in options.items():
-        if value is True:
+        if name in by_set:
+            if value is not None:
+                words.append(("--set", f"{name}={joined(value) if isinstance(value, list | tuple) else value}"))
+        elif value is True:
             words.append((option(name),))
         elif value is not None and value is not False:
             text = joined(value) if isinstance(value, list | tuple) else str(value)

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from dpd_runtime.errors import InputError
 from dpd_runtime.sampler import PrototypeKind
 from dpd_runtime.settings import choices, setting
-from dpd_runtime.text import option
+from dpd_runtime.text import called, option
 from dpd_train.reading import ImageOptions
 
 Tune = Literal["full", "lora"]
@@ -102,9 +102,12 @@ class TrainConfig(ImageOptions):
     )
     precision: Precision = setting("bf16", "Running", "Arithmetic of the fine-tuning. fp16 needs CUDA.")
     peak_rate: float = setting(4e-4, "Model", "Learning rate after the warm-up.")
-    warmup: int | None = setting(None, "Model", "Warm-up steps. Default: a fifth of --steps, at most 100.")
+    warmup: int | None = setting(None, "Model", "Warm-up steps. Default: a fifth of --steps, at most 100.", study=True)
     schedule: RateSchedule = setting(
-        "decay", "Model", "Learning rate after the warm-up: decay lowers it to zero over the last 30 % of the steps."
+        "decay",
+        "Model",
+        "Learning rate after the warm-up: decay lowers it to zero over the last 30 % of the steps.",
+        study=True,
     )
     tune: Tune | None = setting(
         None,
@@ -112,25 +115,28 @@ class TrainConfig(ImageOptions):
         "What to train: all weights of the UNet, or low-rank adapters. Default: full below 100 M parameters, lora "
         "above.",
     )
-    lora_rank: int = setting(4, "Model", "Rank of the adapters, and their scaling factor alpha.")
+    lora_rank: int = setting(4, "Model", "Rank of the adapters, and their scaling factor alpha.", study=True)
     tune_vae: bool | None = setting(
         None,
         "Model",
         "Train the VAE's decoder on the images; the encoder does not change. Default: if the teacher loses more than "
         "5 points on reconstructions.",
     )
-    vae_steps: int = setting(800, "Model", "Training steps of --tune-vae.")
+    vae_steps: int = setting(800, "Model", "Training steps of --tune-vae.", study=True)
     perceptual_steps: int = setting(
-        800, "Model", "Training steps of each of the three networks that measure the loss of --tune-vae."
+        800, "Model", "Training steps of each of the three networks that measure the loss of --tune-vae.", study=True
     )
     lambda_cls: float = setting(0.0, "Model", "Weight of the classification consistency in the loss.")
     judge_on: JudgeOn = setting(
         "latents",
         "Model",
         "What the classifier of --lambda-cls sees: the predicted latents, or the slower decoded pixels.",
+        study=True,
     )
-    teacher_steps: int = setting(1200, "Model", "Training steps of the teacher, at most.")
-    latent_classifier_steps: int = setting(800, "Model", "Training steps of the latent classifier, at most.")
+    teacher_steps: int = setting(1200, "Model", "Training steps of the teacher, at most.", study=True)
+    latent_classifier_steps: int = setting(
+        800, "Model", "Training steps of the latent classifier, at most.", study=True
+    )
     prototypes: PrototypeKind | None = setting(
         None,
         "Prototypes",
@@ -148,9 +154,14 @@ class TrainConfig(ImageOptions):
         WATCHERS_HELP,
     )
     watcher_steps: int = setting(
-        WATCHER_STEPS, "Prototypes", "Training steps of the longest watchers; the others' are in proportion."
+        WATCHER_STEPS,
+        "Prototypes",
+        "Training steps of the longest watchers; the others' are in proportion.",
+        study=True,
     )
-    matching_steps: int = setting(300, "Prototypes", "Optimisation steps for each ten matched codes of a class.")
+    matching_steps: int = setting(
+        300, "Prototypes", "Optimisation steps for each ten matched codes of a class.", study=True
+    )
     k_min: int = setting(10, "Privacy", "Images behind one prototype, at least.")
     captioner: str = setting(
         "attributes", "Data", "What describes the images for the prompts: attributes, clip:ID or vlm:ID."
@@ -179,11 +190,11 @@ class TrainConfig(ImageOptions):
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and not value >= least:
-                raise InputError(f"{option(name)} is {value}: it must be at least {least}")
+                raise InputError(f"{called(TrainConfig, name)} is {value}: it must be at least {least}")
         for name, known in choices(TrainConfig).items():
             value = getattr(self, name)
             if value is not None and value not in known:
-                raise InputError(f"{option(name)} {value!r} is unknown: use {', '.join(known)}")
+                raise InputError(f"{called(TrainConfig, name)} {value!r} is unknown: use {', '.join(known)}")
         if not 0 < self.peak_rate <= 1:
             raise InputError(f"--peak-rate is {self.peak_rate}: it must be above 0 and at most 1")
         if not math.isfinite(self.prototype_noise):
@@ -265,7 +276,7 @@ def resolve(preset: str | None, given: Mapping[str, Any]) -> TrainConfig:
     config = TrainConfig(**asked_for(preset, given))
     for name, (idle, reason) in NO_EFFECT.items():
         if given.get(name) is not None and idle(config):
-            raise InputError(f"{option(name)} has no effect {reason}: leave it out")
+            raise InputError(f"{called(TrainConfig, name)} has no effect {reason}: leave it out")
     return config
 
 

@@ -20,7 +20,7 @@ from dpd_runtime.files import (
     write_atomically,
 )
 from dpd_runtime.remarks import SceneSides, network_remarks, other_side, recorded_sides, size_remarks
-from dpd_runtime.text import differing, option, shown
+from dpd_runtime.text import called, differing, shown
 from dpd_train.base_files import base_folder, base_sides, check_base, find_model, model_hash, public_name
 from dpd_train.captioners import check_captioner_source
 from dpd_train.config import FAMILY, HUB, OWN, WATCHER_STEPS, TrainConfig, extra_watchers, renamed
@@ -98,8 +98,8 @@ def read_unfinished(out: Path, asked: Mapping[str, Any]) -> Unfinished | None:
     for name, value in asked.items():
         if (placed_watchers(value) if name == "watchers" else value) != getattr(before, name):
             raise InputError(
-                f"{option(name)} {value}: the unfinished run in {out} has {getattr(before, name)}; leave the option "
-                "out to continue it, or choose another --out"
+                f"{called(TrainConfig, name)} {value}: the unfinished run in {out} has {getattr(before, name)}; leave "
+                "the option out to continue it, or choose another --out"
             )
     data, cache = (content.get(name) for name in PLACES)
     return Unfinished(before, Path(data) if data else None, Path(cache) if cache else None)
@@ -184,7 +184,7 @@ def match_config(
         write_atomically(out / STORED, json.dumps(content, allow_nan=False).encode())
         return
     if any(before.get(name, []) != content[name] for name in content):
-        changed = [option(k) for k, v in content["config"].items() if before["config"].get(k) != v]
+        changed = [called(TrainConfig, k) for k, v in content["config"].items() if before["config"].get(k) != v]
         changed += ["watcher in --watchers"] if before.get("encoders", []) != content["encoders"] else []
         had = differing(changed) or "other data"
         raise InputError(f"--resume: the unfinished run had {had}; use the same, or another --out")

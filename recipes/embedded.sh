@@ -28,7 +28,7 @@ train() { # RUN OPTION...
         dpd train --resume --out "$1" --threads 1
     else
         dpd train "$data/train" --out "$1" --val-per-class 100 --split names --threads 1 --steps 300 --peak-rate 2e-4 --no-tune-vae \
-            --teacher-steps 4000 "${@:2}"
+            --set teacher_steps=4000 "${@:2}"
     fi
 }
 

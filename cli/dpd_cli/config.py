@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dpd_cli.options import OPTION
+from dpd_cli.options import OPTION, SET
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import MAX_JSON_BYTES, loads, open_regular
 from dpd_runtime.settings import WITHHELD
@@ -37,7 +37,8 @@ def take_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
 
 
 def read_config(path: Path, command: str, commands: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[str, Any]:
-    """Read the values for a command, by parameter name, from a TOML file or from a record.
+    """Read the values for a command, by parameter name, from a TOML file or from a record. Those of `--set` are a list
+    of NAME=VALUE.
 
     Args:
         commands: all commands by name, as Typer makes them.
@@ -54,8 +55,14 @@ def read_config(path: Path, command: str, commands: Mapping[str, Any], arguments
     if len(raw) > MAX_JSON_BYTES:
         raise InputError(f"{OPTION} {path}: has more than {MAX_JSON_BYTES} bytes; give a TOML file or a record of dpd")
     if raw.lstrip().startswith(b"{"):
-        return _of_record(path, raw, command, commands[command].params, arguments)
+        return _of_record(path, raw, command, commands[command], arguments)
     return _of_toml(path, raw, command, commands)
+
+
+def settable(command: Any) -> Mapping[str, str]:
+    """The names that a command's `--set` takes, each with its help."""
+    found: Mapping[str, str] = getattr(command.callback, "settable", {})
+    return found
 
 
 # -- TOML: keys may be written with - or _, and a table with the command's name holds values for this command only.
@@ -77,11 +84,14 @@ def _of_toml(path: Path, raw: bytes, command: str, commands: Mapping[str, Any]) 
         raise InputError(f"{OPTION} {path}: {command} is not a table; write [{command}] above its options")
     merged = {key: value for key, value in content.items() if not isinstance(value, dict)} | own
     options = {spelling.lstrip("-"): p for p in commands[command].params for spelling in (*p.opts, p.name or "")}
+    by_set = settable(commands[command])
+    sets = [f"{key.replace('-', '_')}={merged.pop(key)}" for key in list(merged) if key.replace("-", "_") in by_set]
     unknown = sorted(key for key in merged if key.replace("_", "-") not in options)
     if unknown:
         raise InputError(f"{OPTION} {path}: dpd {command} has no option {', '.join(unknown)}; see dpd {command} --help")
     chosen = [(options[key.replace("_", "-")], value) for key, value in merged.items()]
-    return {asked.name: _typed(asked, value) for asked, value in chosen}
+    values = {asked.name: _typed(asked, value) for asked, value in chosen}
+    return values | ({SET: [*sets, *values.get(SET, [])]} if sets else {})
 
 
 def _typed(asked: Any, value: Any) -> Any:
@@ -122,9 +132,7 @@ def filled_options(command: str) -> tuple[str, ...]:
     return tuple(field.name for field in known if field.name not in ("allow_outside", "jobs"))
 
 
-def _of_record(
-    path: Path, raw: bytes, command: str, parameters: Sequence[Any], arguments: Sequence[str]
-) -> dict[str, Any]:
+def _of_record(path: Path, raw: bytes, command: str, asked_of: Any, arguments: Sequence[str]) -> dict[str, Any]:
     """Raises:
     InputError: it is not JSON, keeps no options, repeats another command, or has not kept a value that is needed.
     """
@@ -137,12 +145,20 @@ def _of_record(
         raise InputError(f"{OPTION} {path}: keeps no options; give them instead")
     if not filled:
         raise InputError(f"{OPTION} {path}: no record repeats dpd {command}; give a TOML file")
-    options = {p.opts[0].lstrip("-").replace("-", "_"): p for p in parameters if p.param_type_name == "option"}
+    options = {p.opts[0].lstrip("-").replace("-", "_"): p for p in asked_of.params if p.param_type_name == "option"}
     if command == "train":
         config = _of_run(path, content, config)
-    values = {}
+    values: dict[str, Any] = {}
     for name, value in config.items():
         if value is None or (value is False and name not in filled):
+            continue
+        if name in settable(asked_of):
+            if isinstance(value, bool | dict | list):
+                raise InputError(
+                    f"{OPTION} {path}: {value!r} is no value of --set {name}, so the record was changed; give the "
+                    "options instead"
+                )
+            values.setdefault(SET, []).append(f"{name}={value}")
             continue
         if name not in options:
             raise InputError(

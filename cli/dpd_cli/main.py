@@ -23,7 +23,7 @@ from dpd_cli.commands.doctor import bench_command, doctor_command
 from dpd_cli.commands.generate import generate_command
 from dpd_cli.commands.predict import predict_command
 from dpd_cli.gone import GONE
-from dpd_cli.options import DEBUG, OPTION, Verb, Verbs
+from dpd_cli.options import DEBUG, OPTION, SET, Verb, Verbs
 from dpd_cli.terminal import INTERRUPTED
 from dpd_runtime.calls import stop_calls
 from dpd_runtime.errors import DpdError, InputError
@@ -132,6 +132,8 @@ def _run(arguments: list[str]) -> object:
     if path is None or name is None:
         return app(arguments, standalone_mode=False)
     values = read_config(path, name, commands, arguments)
+    behind = arguments.index(name) + 1  # of two values of --set the last one counts, which was typed
+    arguments[behind:behind] = [word for text in values.pop(SET, ()) for word in ("--set", text)]
     return app(arguments, standalone_mode=False, default_map={name: values})
 
 
@@ -188,6 +190,9 @@ def _explain(error: Exception) -> NoReturn:
         hint = f"; see {context.command_path} --help" if context else ""
         if context and hasattr(error, "possibilities"):  # an unknown option
             option = str(getattr(error, "option_name", ""))
+            name = option.lstrip("-").replace("-", "_")
+            if name in getattr(context.command.callback, "settable", ()):
+                _fail(f"{context.command_path} has no {option}: give --set {name}=VALUE", 2)
             if option in (gone := GONE.get(context.info_name or "", {})):
                 _fail(f"{context.command_path} has no {option} any more: {gone[option]}", 2)
             known = [name for parameter in context.command.get_params(context) for name in parameter.opts]

@@ -7,7 +7,7 @@ import os
 import re
 import textwrap
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import Field, fields
 from pathlib import Path
@@ -18,7 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import naming
-from dpd_runtime.settings import choices
+from dpd_runtime.settings import choices, studied
 from dpd_runtime.text import option
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 PASSPHRASE_VARIABLE = "DPD_PASSPHRASE"
 Number = TypeVar("Number", int, float)
+SET = "settings"  # the parameter of --set
 Values = dict[type, dict[str, Any]]
 """The given values by config and field; None for a field that was not given."""
 
@@ -153,21 +154,67 @@ def options_of(*configs: type) -> Callable[[Callable[..., None]], Callable[..., 
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command).parameters.values() if p.name != "given"]
-        made = {field.name: _parameter(config, field) for config in reversed(configs) for field in _settings(config)}
+        by_set = {name: config for config in reversed(configs) for name in studied(config)}
+        made = {
+            field.name: _parameter(config, field)
+            for config in reversed(configs)
+            for field in _settings(config)
+            if field.name not in by_set
+        }
+        further = [_set_parameter(by_set)] if by_set else []
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            options = {name: values.pop(name) for name in made}
+            options = {name: values.pop(name) for name in made} | dict.fromkeys(by_set)
+            options |= _set_values(by_set, (values.pop(SET, None) if by_set else None) or ())
             given = {
                 config: {field.name: _value(config, field.name, options[field.name]) for field in _settings(config)}
                 for config in configs
             }
             command(**values, given=given)
 
-        run.__signature__ = inspect.Signature([*own, *made.values()])  # type: ignore[attr-defined]
+        run.__signature__ = inspect.Signature([*own, *made.values(), *further])  # type: ignore[attr-defined]
+        run.settable = {  # type: ignore[attr-defined]  # name → help, for config files, messages and documents
+            field.name: field.metadata["help"] + _default(field)
+            for config in configs
+            for field in _settings(config)
+            if field.name in by_set
+        }
         return run
 
     return decorate
+
+
+def _set_parameter(by_set: Mapping[str, type]) -> inspect.Parameter:
+    """Make the option `--set` of the fields that have none of their own."""
+    help = f"Set what only a study turns; repeat it for several: {', '.join(by_set)}."
+    made = typer.Option("--set", help=help, metavar="NAME=VALUE", rich_help_panel="Running")
+    return inspect.Parameter(
+        SET, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[list[str] | None, made]
+    )
+
+
+def _set_values(by_set: Mapping[str, type], given: Iterable[str]) -> dict[str, Any]:
+    """The values of `--set NAME=VALUE`, by field; of a field that was set twice the last one.
+
+    Raises:
+        InputError: no such name, or a value of another kind.
+    """
+    values = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if name not in by_set:
+            raise InputError(f"--set {text}: {name!r} is unknown; give NAME=VALUE with {', '.join(by_set)}")
+        if not equals:
+            raise InputError(f"--set {text}: has no value; give {name}=VALUE")
+        kind = _kinds(by_set[name])[name]
+        try:
+            values[name] = kind(value) if kind in (int, float) else value
+        except ValueError:
+            number = "a whole number" if kind is int else "a number"
+            raise InputError(f"--set {text}: {value!r} is not {number}") from None
+    return values
 
 
 def _settings(config: type) -> list["Field[Any]"]:

@@ -14,8 +14,9 @@ from dpd_export.options import PRECISIONS
 from dpd_runtime.manifest import Manifest
 from dpd_runtime.sampler import BLOCK, largest_ipc
 from dpd_runtime.set_card import channels_of
+from dpd_runtime.settings import studied
 from dpd_runtime.text import option_words, shown
-from dpd_train.config import recorded_split, repeating_options
+from dpd_train.config import TrainConfig, recorded_split, repeating_options
 from dpd_train.run import told_of_size
 
 # -- What a model card is written from, and the Markdown that it needs.
@@ -402,7 +403,7 @@ def commands_section(content: CardContent) -> str:
     """The commands that repeat the run, written from its config, because what was typed may contain folder names."""
     manifest, config, base = content.manifest, content.run["config"], content.run.get("base_pretraining")
     commands = [_pretrain_command(base)] if base else []
-    commands.append(_command("train DATA --out RUN", repeating_options(config)))
+    commands.append(_command("train DATA --out RUN", repeating_options(config), studied(TrainConfig)))
     exported = {"name": manifest.name, "precision": manifest.precision, "data_licence": manifest.licences.get("data")}
     commands.append(_command("export RUN --out BUNDLE", exported | dict(content.options)))
     listed = "\n".join(f"    {command}" for command in commands)
@@ -437,10 +438,10 @@ def _pretrain_command(base: Record) -> str:
     return _command(f"pretrain {' '.join(places)} --out BASE", options)
 
 
-def _command(verb: str, options: Record) -> str:
+def _command(verb: str, options: Record, by_set: Sequence[str] = ()) -> str:
     """`dpd VERB` with every option that has a value; BASE stands for a folder of the training machine."""
     places = {name: "BASE" for name in ("base", "start") if options.get(name) not in (None, "nano")}
-    words = option_words({**options, **places})
+    words = option_words({**options, **places}, by_set)
     return shown(["dpd", *verb.split()], [tuple(" ".join(word.split()) for word in option) for option in words])
 
 

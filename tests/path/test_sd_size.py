@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 from dpd_train.drawn_scenes import write_scenes
 from tests.sd_like import SD15, TINY, Sizes, sd_like
 
-ONE_STEP = "--tune lora --steps 1 --batch 1 --teacher-steps 1 --latent-classifier-steps 1 --val-per-class 1"
+ONE_STEP = "--tune lora --steps 1 --batch 1 --set teacher_steps=1 --set latent_classifier_steps=1 --val-per-class 1"
 COMMANDS = {
     "train": f"train scenes --base base --out run --resolution {{side}} {ONE_STEP} --prototypes none --no-tune-vae",
     "export": "export run --out site.dpd --precision fp16 --sampler steps=2,candidates=1",

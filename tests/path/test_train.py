@@ -278,8 +278,8 @@ def test_real_prototypes_are_marked_and_shown_in_private_only(tmp_path: Path) ->
 def test_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     base, scenes = tiny_base(tmp_path), drawn_scenes(tmp_path / "scenes")
     common = [sys.executable, "-m", "dpd_cli", "train", str(scenes), "--base", str(base), "--cache-dir"]
-    common += [str(tmp_path / "cache"), "--steps", "30", "--batch", "4", "--teacher-steps", "20", "--ipc", "3"]
-    common += ["--latent-classifier-steps", "20", "--k-min", "2", "--val-per-class", "2", "--threads", "1"]
+    common += [str(tmp_path / "cache"), "--steps", "30", "--batch", "4", "--set", "teacher_steps=20", "--ipc", "3"]
+    common += ["--set", "latent_classifier_steps=20", "--k-min", "2", "--val-per-class", "2", "--threads", "1"]
     common += ["--resolution", str(SIDE), "--preset", "quick"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*common, "--out", str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
@@ -315,8 +315,17 @@ def test_resume_alone_continues_with_the_stored_data_and_options(
 ) -> None:
     base = tiny_base(tmp_path)
     drawn_scenes(tmp_path / "scenes")
-    options = ["--base", str(base), "--steps", "2", "--batch", "4", "--teacher-steps", "6", "--val-per-class", "2"]
-    options += ["--latent-classifier-steps", "6", "--ipc", "3", "--k-min", "2", "--cache-dir", str(tmp_path / "cache")]
+    options = ["--base", str(base), "--steps", "2", "--batch", "4", "--set", "teacher_steps=6", "--val-per-class", "2"]
+    options += [
+        "--set",
+        "latent_classifier_steps=6",
+        "--ipc",
+        "3",
+        "--k-min",
+        "2",
+        "--cache-dir",
+        str(tmp_path / "cache"),
+    ]
 
     def dpd(*arguments: str) -> Done:
         return run_dpd(["train", *arguments], process_environment, tmp_path)
@@ -331,14 +340,14 @@ def test_resume_alone_continues_with_the_stored_data_and_options(
     assert re.search(r"^stage 1 of \d+: teacher, a classifier of your images", begun.stderr, re.MULTILINE)
     assert "time is up     teacher is at step 1 of 6" in begun.stdout
     assert begun.stdout.splitlines()[-1].split(maxsplit=1) == ["next", "dpd train --resume --out cut"]
-    other = dpd("--resume", "--out", "cut", "--teacher-steps", "7")
+    other = dpd("--resume", "--out", "cut", "--set", "teacher_steps=7")
     assert other.returncode == 2
-    assert "--teacher-steps 7: the unfinished run in cut has 6" in other.stderr
+    assert "--set teacher_steps 7: the unfinished run in cut has 6" in other.stderr
     with worked_in(tmp_path / "cut", "dpd train"):
         second = dpd("--resume", "--out", "cut")
     assert second.returncode == 2
     assert "cut: another dpd train works there; wait until it ends" in second.stderr
-    same = dpd("--resume", "--out", "cut", "--teacher-steps", "6", "--max-minutes", "0")
+    same = dpd("--resume", "--out", "cut", "--set", "teacher_steps=6", "--max-minutes", "0")
     assert "teacher is at step 2 of 6" in same.stdout
     last = dpd("--resume", "--out", "cut")
     assert last.returncode == 0, last.stderr
@@ -354,7 +363,7 @@ def test_an_interruption_names_the_command_that_continues(tmp_path: Path, proces
     base = tiny_base(tmp_path)
     drawn_scenes(tmp_path / "scenes")
     command = [sys.executable, "-m", "dpd_cli", "train", "scenes", "--base", str(base), "--out", "my run"]
-    command += ["--teacher-steps", "1000000", "--cache-dir", str(tmp_path / "cache")]
+    command += ["--set", "teacher_steps=1000000", "--cache-dir", str(tmp_path / "cache")]
     environment = process_environment | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

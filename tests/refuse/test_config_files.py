@@ -31,6 +31,39 @@ def test_values_arrive_and_the_command_line_wins(tmp_path: Path, process_environ
     assert _dpd(process_environment, *common, "--batch", "2") == (2, "dpd: --k-min is -7: it must be at least 2\n")
 
 
+def test_what_a_study_turns_is_set_by_name_and_the_command_line_wins(
+    tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[train]\nteacher-steps = 0\nwarmup = -1\n")
+    common = ("train", "data", "--out", str(tmp_path / "run"), "--config", str(config))
+    assert read(config, "train") == {"settings": ["teacher_steps=0", "warmup=-1"]}
+    assert _dpd(process_environment, *common) == (2, "dpd: --set teacher_steps is 0: it must be at least 1\n")
+    typed = (*common, "--set", "teacher_steps=7")
+    assert _dpd(process_environment, *typed) == (2, "dpd: --set warmup is -1: it must be at least 0\n")
+    typed += ("--set", "warmup=2", "--ipc", "0")
+    assert _dpd(process_environment, *typed) == (2, "dpd: --ipc is 0: it must be at least 1\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--set", "teacher=5"), "--set teacher=5: 'teacher' is unknown; give NAME=VALUE with warmup, schedule, "),
+        (("--set", "teacher_steps"), "--set teacher_steps: has no value; give teacher_steps=VALUE"),
+        (("--set", "teacher-steps=many"), "--set teacher-steps=many: 'many' is not a whole number"),
+        (("--set", "judge_on=sound"), "--set judge_on 'sound' is unknown: use latents, pixels"),
+        (("--set", "judge_on=pixels"), "--set judge_on has no effect without --lambda-cls: leave it out"),
+        (("--teacher-steps", "5"), "dpd train has no --teacher-steps: give --set teacher_steps=VALUE"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(
+    given: tuple[str, ...], said: str, tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    code, line = _dpd(process_environment, "train", "data", "--out", str(tmp_path / "run"), *given)
+    assert code == 2
+    assert said in line
+
+
 def test_unknown_option_is_named(tmp_path: Path, process_environment: dict[str, str]) -> None:
     config = tmp_path / "c.toml"
     config.write_text("[generate]\nstepz = 3\n")

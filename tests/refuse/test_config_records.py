@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.main import get_command
 
-from dpd_cli.config import filled_options, read_config
+from dpd_cli.config import filled_options, read_config, settable
 from dpd_cli.main import app
 from dpd_cli.options import Verb, options_of
 from dpd_eval.options import EvaluateConfig
@@ -134,6 +134,7 @@ def test_other_commands_have_no_records(command: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["train", "evaluate", "generate", "select", "audit"])
 def test_what_is_filled_is_an_option(command: str) -> None:
     known = {p.opts[0].removeprefix("--").replace("-", "_") for p in COMMANDS[command].params}
+    known |= set(settable(COMMANDS[command]))
     assert set(filled_options(command)) <= known
     places = {"train", "test", "holdout", "run", "out", "private", "cache_dir", "shard", "ray", "jobs", "allow_outside"}
     assert not places & set(filled_options(command))

@@ -57,7 +57,7 @@ def demo_command(
         return content
 
     scenes, run, bundle, distilled = (str(out / name) for name in ("scenes", "run", "demo.dpd", "distilled"))
-    short = ("--preset", "quick", "--teacher-steps", "300", "--latent-classifier-steps", "300", "--ipc", "10")
+    short = ("--preset", "quick", "--set", "teacher_steps=300", "--set", "latent_classifier_steps=300", "--ipc", "10")
     dpd("train", scenes, "--out", run, "--steps", str(steps), "--seed", str(seed), *short)
     dpd("export", run, "--out", bundle, "--data-licence", "drawn by dpd demo")
     made = dpd("generate", bundle, "--ipc", "10", "--out", distilled, "--seed", str(seed))

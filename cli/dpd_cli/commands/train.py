@@ -26,7 +26,7 @@ from dpd_cli.options import (
 )
 from dpd_cli.terminal import Interrupted, NumberedStages, log_to_console, print_json, stage_progress
 from dpd_runtime.errors import DpdError, InputError
-from dpd_runtime.text import counted, option, shown
+from dpd_runtime.text import called, counted, shown
 from dpd_train.config import PRESETS, TrainConfig, asked_for, check_device, resolve  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -177,7 +177,9 @@ def _other_tuning(named: str, preset: str | None, minutes: float | None, given: 
     if preset or minutes is not None:
         raise InputError("--tuning goes with neither --preset nor --max-minutes: give options one by one")
     if taken := [name for name in other.decides if given.get(name) is not None]:
-        raise InputError(f"{option(taken[0])} has no effect with --tuning {named}, which decides it: leave it out")
+        raise InputError(
+            f"{called(TrainConfig, taken[0])} has no effect with --tuning {named}, which decides it: leave it out"
+        )
     return other
 
 

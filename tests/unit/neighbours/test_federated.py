@@ -367,7 +367,18 @@ def _certificates(folder: Path) -> dict[str, Path]:
     return {"root": folder / "certificate.pem", "certificate": folder / "certificate.pem", "key": folder / "key.pem"}
 
 
-SMALL = ["--ipc", 3, "--k-min", 2, "--teacher-steps", 20, "--latent-classifier-steps", 20, "--val-per-class", 2]
+SMALL = [
+    "--ipc",
+    3,
+    "--k-min",
+    2,
+    "--set",
+    "teacher_steps=20",
+    "--set",
+    "latent_classifier_steps=20",
+    "--val-per-class",
+    2,
+]
 
 
 def _free_address() -> str:

@@ -195,7 +195,16 @@ def test_accelerate_launches_the_command_and_its_errors_are_said_once(
         "--ipc",
         "3",
     ]
-    options += ["--teacher-steps", "2", "--latent-classifier-steps", "2", "--k-min", "2", "--val-per-class", "2"]
+    options += [
+        "--set",
+        "teacher_steps=2",
+        "--set",
+        "latent_classifier_steps=2",
+        "--k-min",
+        "2",
+        "--val-per-class",
+        "2",
+    ]
     options += ["--resolution", "32", "--device", "cpu", "--threads", "1", "--json"]
 
     def launch(data: Path, out: str, *more: str) -> subprocess.CompletedProcess[str]:

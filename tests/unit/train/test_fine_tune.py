@@ -55,7 +55,7 @@ def test_half_precision_is_refused_on_a_cpu_before_anything_is_written(tmp_path:
         ({"micro_batch": 0}, "--micro-batch is 0: it must be at least 1"),
         ({"micro_batch": 9, "batch": 8}, "--micro-batch is 9: it must be at most --batch, 8"),
         ({"precision": "int8"}, "--precision 'int8' is unknown: use bf16, fp16, fp32"),
-        ({"schedule": "cosine"}, "--schedule 'cosine' is unknown: use decay, constant"),
+        ({"schedule": "cosine"}, "--set schedule 'cosine' is unknown: use decay, constant"),
     ],
 )
 def test_values_out_of_range_are_refused_by_their_option(given: dict[str, object], words: str) -> None:
