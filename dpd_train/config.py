@@ -26,7 +26,7 @@ PUBLISHED_IMAGES = 300
 """Training images of each class behind the statistics of a published model, which sees them at its own, larger size."""
 WATCHERS_HELP = (
     "Networks in whose features codes are matched, separated by commas: own, swimdiff:PATH for encoders from dpd "
-    "pretrain --features, and hf:ID_OR_PATH for published image models that are already on this machine."
+    "swimdiff, and hf:ID_OR_PATH for published image models that are already on this machine."
 )
 """Watchers of the run's own; and what stands before the folder of an encoder."""
 

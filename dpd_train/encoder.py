@@ -76,10 +76,10 @@ def check_encoder(folder: Path) -> dict[str, Any]:
     """
     place = f"{FAMILY}{folder}"
     if not folder.is_dir():
-        raise InputError(f"{place}: no such folder; make it: dpd pretrain --features {METHOD} DATA --out {folder}")
+        raise InputError(f"{place}: no such folder; make it: dpd swimdiff DATA --out {folder}")
     for name in (CONFIG, WEIGHTS, RECORD):
         if not (folder / name).is_file():
-            raise InputError(f"{place}: {name} is missing; give a folder that dpd pretrain --features {METHOD} wrote")
+            raise InputError(f"{place}: {name} is missing; give a folder that dpd swimdiff wrote")
     record = read_object(folder / RECORD, f"{place}: {RECORD}", _again(folder))
     side, digests = record.get("resolution"), [record.get(name) for name in ("config_sha256", "weights_sha256")]
     known = record.get("method") == METHOD and all(isinstance(digest, str) for digest in digests)
@@ -123,4 +123,4 @@ def _intact(path: Path, digest: str, place: str) -> bytes:
 
 
 def _again(folder: Path) -> str:
-    return f"copy the folder again, or train it again: dpd pretrain --features {METHOD} DATA --out {folder}"
+    return f"copy the folder again, or train it again: dpd swimdiff DATA --out {folder}"

@@ -268,7 +268,7 @@ def _check_watchers(names: Sequence[str], side: int | None) -> None:
         if side not in (None, own):
             raise InputError(
                 f"--watchers {FAMILY}{place}: it was trained at {own} px and this run works at {side} px; train it "
-                f"again: dpd pretrain --features swimdiff DATA --resolution {side} --out NEW"
+                f"again: dpd swimdiff DATA --resolution {side} --out NEW"
             )
 
 

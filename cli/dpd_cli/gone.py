@@ -16,5 +16,13 @@ GONE: dict[str, dict[str, str]] = {
     },
     "select": {"--segmenter": "give --method foreground:A+B"},
     "evaluate": {"--segmenter": "give --baselines foreground:A+B"},
+    "pretrain": {
+        "--features": "give dpd swimdiff DATA --out ENC",
+        "--swimdiff-steps": "give dpd swimdiff DATA --out ENC --steps",
+        "--swimdiff-batch": "give dpd swimdiff DATA --out ENC --batch",
+        "--swimdiff-rate": "give dpd swimdiff DATA --out ENC --rate",
+        "--lambda-contrast": "give dpd swimdiff DATA --out ENC --lambda-contrast",
+        "--lambda-diffusion": "give dpd swimdiff DATA --out ENC --lambda-diffusion",
+    },
 }
 """Command → option → what to write instead."""

@@ -40,20 +40,20 @@ class SwimDiff:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise InputError(f"--swimdiff-steps is {self.steps}: give at least 1")
+            raise InputError(f"--steps is {self.steps}: give at least 1")
         if self.batch < 2:
-            raise InputError(f"--swimdiff-batch is {self.batch}: batch statistics need at least 2 images")
+            raise InputError(f"--batch is {self.batch}: batch statistics need at least 2 images")
         if self.queue < 1:
             raise InputError(f"queue is {self.queue}: give at least 1 key")
         if self.batch > self.queue:
-            raise InputError(f"--swimdiff-batch is {self.batch}: it must be at most {self.queue}, the queue's length")
+            raise InputError(f"--batch is {self.batch}: it must be at most {self.queue}, the queue's length")
         weights = self.contrast_weight, self.diffusion_weight
         if not (min(weights) >= 0 and 0 < sum(weights) < math.inf):
             raise InputError(
                 f"--lambda-contrast {self.contrast_weight:g} and --lambda-diffusion {self.diffusion_weight:g}: give "
                 "numbers of 0 or more, not both 0"
             )
-        for name, value in (("--swimdiff-rate", self.peak_rate), ("weight_decay", self.weight_decay)):
+        for name, value in (("--rate", self.peak_rate), ("weight_decay", self.weight_decay)):
             if not 0 <= value < math.inf:
                 raise InputError(f"{name} is {value:g}: give a number of 0 or more")
         if not 0 <= self.momentum < 1:

@@ -1,4 +1,4 @@
-"""`dpd pretrain --features swimdiff`: images → the folder of an encoder."""
+"""`dpd swimdiff`: images → the folder of an encoder."""
 
 import logging
 from dataclasses import asdict

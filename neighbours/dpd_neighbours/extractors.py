@@ -35,7 +35,7 @@ def mdfl(base: str) -> "Build":
 
 
 def swimdiff(folder: str) -> "Build":
-    """An encoder that `dpd pretrain --features swimdiff` trained without labels.
+    """An encoder that `dpd swimdiff` trained without labels.
 
     Raises:
         InputError: no folder, or one that holds no such encoder.
@@ -45,7 +45,7 @@ def swimdiff(folder: str) -> "Build":
     check_encoder(Path(folder))
 
     def build(train: SceneSet, cache: Path | None, progress: Progress) -> "Extractor":
-        from dpd_neighbours.swimdiff import swimdiff_extractor
+        from dpd_neighbours.swimdiff.extractor import swimdiff_extractor
 
         return swimdiff_extractor(Path(folder))
 

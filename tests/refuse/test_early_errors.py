@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dpd_cli.main import COMMANDS
+from dpd_train.doors import offered_names
 from tests.commands import dpd
 from tests.squares import write_squares
 
@@ -103,27 +104,37 @@ EARLY = [
     ("pretrain scenes --out new --start best/base", "base 'best/base': no such folder"),
     ("pretrain scenes --out new --stage best", "--stage 'best' is unknown"),
     ("pretrain scenes --out new --denoiser-rate 0", "--denoiser-rate is 0.0: it must be positive"),
-    ("pretrain scenes --out new --features best", "--features 'best' is unknown: use swimdiff"),
     (
-        "pretrain scenes --out new --features swimdiff --start nano",
-        "--start has no effect with --features swimdiff",
+        "pretrain scenes --out new --features swimdiff",
+        "dpd pretrain has no --features any more: give dpd swimdiff DATA --out ENC",
     ),
-    (
-        "pretrain scenes --out new --features swimdiff --denoiser-steps 3",
-        "--denoiser-steps has no effect with --features swimdiff",
-    ),
-    ("pretrain scenes --out new --swimdiff-steps 3", "--swimdiff-steps has no effect without --features swimdiff"),
-    ("pretrain nothere --out new --features swimdiff", "nothere: no such folder"),
-    ("pretrain scenes --out full --features swimdiff", "full is not an empty folder; choose another --out"),
-    ("pretrain scenes --out new --features swimdiff --swimdiff-batch 9999", "it must be at most 4096"),
-    ("pretrain scenes --out new --features swimdiff --swimdiff-steps 0", "--swimdiff-steps is 0: give at least 1"),
-    ("pretrain scenes --out new --features swimdiff --swimdiff-rate 0", "--swimdiff-rate is 0: it would train not"),
-    ("pretrain scenes --out new --features swimdiff --swimdiff-rate nan", "--swimdiff-rate is nan: give a number"),
+    ("pretrain scenes --out new --swimdiff-steps 3", "no --swimdiff-steps any more: give dpd swimdiff DATA --out ENC "),
+    ("pretrain scenes --out new --swimdiff-batch=3", "no --swimdiff-batch any more: give dpd swimdiff DATA --out ENC "),
+    ("pretrain scenes --out new --swimdiff-rate 3", "no --swimdiff-rate any more: give dpd swimdiff DATA --out ENC "),
+    ("pretrain scenes --out new --lambda-contrast 3", "no --lambda-contrast any more: give dpd swimdiff DATA --out "),
+    ("pretrain scenes --out new --lambda-diffusion 3", "no --lambda-diffusion any more: give dpd swimdiff DATA --out "),
     ("pretrain scenes --out new --bands 3,2,1", "are for a VAE of other bands than red, green and blue"),
     ("pretrain scenes --out new --bands all --stage decoder", "--stage has no effect with --bands"),
     ("pretrain scenes --out new --bands all --denoiser-steps 3", "--denoiser-steps has no effect with --bands"),
     ("pretrain scenes --out new --bands all --crops", "--crops has no effect with --bands"),
     ("pretrain drawn:9 --out new --bands all", "drawn:9: drawn scenes are red, green and blue"),
+    ("federate here:8080 --classes A,B --out full", "full is not empty"),
+    ("federate here:8080 --classes A,B --out new --device tpu", "device 'tpu' is unknown"),
+    ("swimdiff nothere --out new", "nothere: no such folder"),
+    ("swimdiff one --out new --bands 3,2,1", "no such option --bands"),
+    ("swimdiff scenes --out full", "full is not an empty folder; choose another --out"),
+    ("swimdiff scenes --out notes.txt/new", "notes.txt: is a file, where a folder must be"),
+    ("swimdiff scenes --out new --state notes.txt", "is a file, where a folder must be; choose another --state"),
+    ("swimdiff scenes --out new --resolution 40", "--resolution 40: the encoder needs a multiple of 16"),
+    ("swimdiff scenes --out new --max-minutes -1", "--max-minutes is -1.0: give 0 or more"),
+    ("swimdiff scenes --out new --device tpu", "device 'tpu' is unknown"),
+    ("swimdiff scenes --out new --batch 9999", "--batch is 9999: it must be at most 4096"),
+    ("swimdiff scenes --out new --batch 1", "--batch is 1: batch statistics need at least 2 images"),
+    ("swimdiff scenes --out new --steps 0", "--steps is 0: give at least 1"),
+    ("swimdiff scenes --out new --rate 0", "--rate is 0: it would train nothing"),
+    ("swimdiff scenes --out new --rate nan", "--rate is nan: give a number"),
+    ("swimdiff scenes --out new --lambda-contrast 0 --lambda-diffusion 0", "give numbers of 0 or more, not both 0"),
+    ("swimdiff scenes/Blue --out new --val-per-class 2", "holds images without class folders, so --val-per-class"),
     ("report nothere", "nothere: does not exist; give a JSON file"),
     ("report notes.txt --out full", "--out full: is a folder"),
     ("report scenes", "contains no dataset.json, bundle.json or run.json"),
@@ -166,7 +177,7 @@ def test_bad_input_is_refused_before_anything_heavy_is_imported(
 
 def test_every_command_has_a_wrong_path_and_a_wrong_option() -> None:
     commands = [arguments.split()[0] for arguments, _ in EARLY]
-    known = {name for panel in COMMANDS.values() for name in panel}
+    known = {name for panel in COMMANDS.values() for name in panel} | set(offered_names("dpd.commands"))
     assert set(commands) == known
     assert {name for name in known if commands.count(name) < 2} == set()
 

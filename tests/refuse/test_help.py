@@ -11,10 +11,10 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from dpd_cli.commands.pretrain import FIELDS
 from dpd_cli.main import add_command, app, main, offered_commands
 from dpd_cli.options import PANELS
 from dpd_eval.options import EvaluateConfig
+from dpd_neighbours.swimdiff.command import FIELDS
 from dpd_runtime.settings import choices
 from dpd_train.config import PRESETS, TRAININGS, TrainConfig
 
@@ -109,10 +109,9 @@ def accepted() -> Iterable[tuple[str, str, Iterable[str]]]:
     from dpd_runtime.networks import PROVIDERS
     from dpd_runtime.solvers import SOLVERS
     from dpd_train.config import DEVICES, STAGES
-    from dpd_train.encoder import METHOD
 
     yield from ((name, "--provider", PROVIDERS) for name in ("generate", "verify", "bench"))
-    yield from ((name, "--device", DEVICES) for name in ("train", "pretrain", "evaluate", "audit", "fit"))
+    yield from ((name, "--device", DEVICES) for name in ("train", "pretrain", "evaluate", "audit", "fit", "swimdiff"))
     yield "train", "--preset", PRESETS
     yield "generate", "--format", FORMATS
     yield "generate", "--image-format", ENCODINGS
@@ -122,7 +121,6 @@ def accepted() -> Iterable[tuple[str, str, Iterable[str]]]:
     yield "engines", "--parts", PARTS
     yield "select", "--method", METHODS
     yield "pretrain", "--stage", (*STAGES, "all")
-    yield "pretrain", "--features", (METHOD,)
     yield "evaluate", "--students", (*STUDENTS, *(f"dsdnet:{name}" for name in BACKBONES))
 
 
@@ -153,7 +151,7 @@ def test_help_states_the_defaults_of_pretraining() -> None:
     assert f"With --bands: {TrainConfig().vae_steps}." in parameter("pretrain", "--autoencoder-steps").help
     defaults = SwimDiff()
     for name, field in FIELDS.items():
-        assert f"Default: {getattr(defaults, field):g}." in parameter("pretrain", "--" + name.replace("_", "-")).help
+        assert f"Default: {getattr(defaults, field):g}." in parameter("swimdiff", "--" + name.replace("_", "-")).help
 
 
 REPOSITORY = re.compile(

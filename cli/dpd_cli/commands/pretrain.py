@@ -1,11 +1,11 @@
-"""`dpd pretrain`: a nano base from random weights, a VAE for other bands, or an encoder for features."""
+"""`dpd pretrain`: a nano base from random weights, or a VAE for other bands."""
 
 # ruff: noqa: RUF009 -- setting() is dataclasses.field()
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,137 +13,15 @@ from dpd_cli.options import Device, Json, MaxMinutes, Threads, Values, options_o
 from dpd_cli.terminal import log_to_console, print_json, stage_progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder, check_cache, check_writable
-from dpd_runtime.settings import choices, setting
-from dpd_runtime.text import counted, option
+from dpd_runtime.settings import setting
+from dpd_runtime.text import option
 from dpd_train.config import STAGES, TRAININGS, check_device  # noqa: TID253 -- loads no PyTorch
-from dpd_train.reading import By, parse_reading  # noqa: TID253 -- loads no PyTorch
+from dpd_train.reading import PLAIN, By, parse_reading  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_train.pool import Sources
     from dpd_train.pretrain import PretrainConfig
-    from dpd_train.swimdiff.config import SwimDiff
     from dpd_train.vae import AutoencoderTraining
-
-
-# -- `dpd pretrain --features`: an encoder trained without labels. Nothing of a base is trained on this path.
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureOptions:
-    """Options of an encoder. None is the default of `SwimDiff`."""
-
-    features: Literal["swimdiff"] | None = setting(
-        None,
-        "Model",
-        "Train an encoder without labels instead of a base, for --extractor and --watchers of other commands. Options "
-        "of the base's trainings are then refused.",
-    )
-    lambda_contrast: float | None = setting(
-        None, "Model", "Weight of the contrast in the loss of --features. Default: 1."
-    )
-    lambda_diffusion: float | None = setting(
-        None, "Model", "Weight of the diffusion loss in the loss of --features. Default: 1."
-    )
-    swimdiff_steps: int | None = setting(None, "Steps", "Steps of --features swimdiff. Default: 5000.")
-    swimdiff_batch: int | None = setting(None, "Batches", "Images per step of --features swimdiff. Default: 128.")
-    swimdiff_rate: float | None = setting(
-        None, "Learning rates", "Peak learning rate of --features swimdiff. Default: 0.002."
-    )
-
-
-FIELDS = {
-    "lambda_contrast": "contrast_weight",
-    "lambda_diffusion": "diffusion_weight",
-    "swimdiff_steps": "steps",
-    "swimdiff_batch": "batch",
-    "swimdiff_rate": "peak_rate",
-}
-
-
-def wants_features(given: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
-    """Whether an encoder is asked for instead of a base.
-
-    Args:
-        given: values of FeatureOptions. base: options of a base by field; None for those that were not given.
-
-    Raises:
-        InputError: an unknown value, or an option that would be ignored.
-    """
-    kind = given["features"]
-    known = choices(FeatureOptions)["features"]
-    if kind is not None and kind not in known:
-        raise InputError(f"--features {kind!r} is unknown: use {', '.join(known)}")
-    needless = [name for name, value in (given if kind is None else base).items() if value is not None]
-    if needless and kind is None:
-        raise InputError(f"{option(needless[0])} has no effect without --features {known[0]}: leave it out")
-    if needless:
-        raise InputError(f"{option(needless[0])} has no effect with --features {kind}, which trains no base")
-    return kind is not None
-
-
-def pretrain_features_command(
-    sources: "Sources",
-    out: Path,
-    given: Mapping[str, Any],
-    *,
-    state: Path | None,
-    device: str,
-    threads: int | None,
-    max_minutes: float | None,
-    json_output: bool,
-) -> None:
-    """Check what was asked for, train the encoder, and print what was made."""
-    from dpd_runtime.files import cache_folder, check_cache
-    from dpd_train.encoder import check_new
-    from dpd_train.swimdiff.unlabelled import check_images
-
-    training = _training(given, sources.seed)
-    check_new(out)
-    check_images(sources)
-    require_torch()
-    folder = state or cache_folder("pretrain") / out.resolve().name
-    check_cache(folder, "choose another --state")
-    import torch
-
-    from dpd_train.compute import use_device
-    from dpd_train.swimdiff.features import pretrain_features
-
-    log_to_console()
-    if threads:
-        torch.set_num_threads(threads)
-    place = use_device(device)
-    with stage_progress() as progress:
-        bar = progress("encoder without labels")
-        made = pretrain_features(sources, out, folder, training, bar, device=place, max_minutes=max_minutes)
-    if json_output:
-        print_json({"out": str(out), **made})
-    elif "unfinished" in made:
-        left = made["unfinished"]
-        print(
-            f"time is up    swimdiff is at step {left['step']} of {left['steps']}; state in {folder}\n"
-            "next          run the same command again to continue"
-        )
-    else:
-        last = made["losses"][-1]
-        print(
-            f"encoder       {out}/, {made['parameters'] / 1e6:.1f} M parameters, "
-            f"{counted(made['data']['images'], 'image')}"
-        )
-        print(f"losses        contrast {last['contrast']:.3f}, diffusion {last['diffusion']:.4f}")
-        print(f"features      deviation {last['feature_std']:.2f}, where 0 is collapse and 1 the most")
-        print(f"next          --extractor swimdiff:{out}, or dpd train --watchers own,swimdiff:{out}")
-
-
-def _training(given: Mapping[str, Any], seed: int) -> "SwimDiff":
-    from dpd_train.swimdiff.config import SwimDiff
-
-    asked = {field: given[name] for name, field in FIELDS.items() if given[name] is not None}
-    if given["swimdiff_rate"] == 0:  # which SwimDiff allows, as a control
-        raise InputError("--swimdiff-rate is 0: it would train nothing; give a number above 0, such as 0.002")
-    return SwimDiff(seed=seed, **asked)
-
-
-# -- `dpd pretrain`: a nano base from random weights, a VAE for other bands, or an encoder for features.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +48,12 @@ class SourceOptions:
     crops: bool = setting(
         False, "Data", "Also train on square crops of images larger than --resolution, at several scales."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandOptions:
+    """How images of other bands than RGB are read."""
+
     bands: str | None = setting(
         None,
         "Data",
@@ -205,11 +89,10 @@ Data = Annotated[
     list[str],
     typer.Argument(
         metavar="DATA...",
-        help="Folders with one folder of images per class; drawn:N for N drawn scenes per class; for --features also "
-        "one folder of images.",
+        help="Folders with one folder of images per class; drawn:N for N drawn scenes per class.",
     ),
 ]
-Out = Annotated[Path, under("Output", "Folder of the base, in diffusers' layout, or of the encoder.")]
+Out = Annotated[Path, under("Output", "Folder of the base, in diffusers' layout.")]
 Start = Annotated[str | None, under("Model", "Base to start from: nano or a folder. Default: none.")]
 State = Annotated[Path | None, under("Running", "Folder of the state. Default: the user's cache.")]
 Stage = Annotated[
@@ -229,7 +112,7 @@ AttentionLevels = Annotated[
 Seed = Annotated[int, under("Running", "Random seed.")]
 
 
-@options_of(SourceOptions, TrainingOptions, FeatureOptions)
+@options_of(SourceOptions, BandOptions, TrainingOptions)
 def pretrain_command(
     data: Data,
     out: Out,
@@ -258,7 +141,6 @@ def pretrain_command(
         dpd pretrain DATA --out base --stage denoiser,save --threads 1
         dpd pretrain DATA --out base --device cuda --denoiser-batch 256
         dpd pretrain sentinel2/ --bands all --out base13
-        dpd pretrain eurosat/train --features swimdiff --out encoder
     """
     stages: Any = STAGES if stage == "all" else tuple(part.strip() for part in stage.split(","))
     _check_options(stages, resolution, latent_channels, max_minutes, given[TrainingOptions])
@@ -266,16 +148,10 @@ def pretrain_command(
     if attention_levels not in (None, 1, 2, 3):
         raise InputError(f"--attention-levels is {attention_levels}: use 1, 2 or 3")
     shape = {"latent_channels": latent_channels, "attention_levels": attention_levels}
-    base = {"start": start, **shape, "stage": None if stage == "all" else stage}
-    features = wants_features(given[FeatureOptions], base | given[TrainingOptions])
-    sources = _sources(data, resolution, seed, given[SourceOptions])
-    _check_reading(sources, features, shape | {"stage": base["stage"]} | given[TrainingOptions])
+    sources = sources_of(data, resolution, seed, given[SourceOptions], given[BandOptions])
+    _check_reading(sources, shape | {"stage": None if stage == "all" else stage} | given[TrainingOptions])
     require_torch()
     check_writable(out)
-    if features:
-        running: dict[str, Any] = {"state": state, "device": device, "threads": threads, "max_minutes": max_minutes}
-        pretrain_features_command(sources, out, given[FeatureOptions], **running, json_output=json_output)
-        return
     _check_place(out)
     _check_data(sources, start)
     own = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:8]  # two bases may have one name
@@ -337,8 +213,17 @@ def _check_place(out: Path) -> None:
         raise InputError(f"{out} is neither an empty folder nor a base; choose another --out")
 
 
-def _sources(data: list[str], resolution: int, seed: int, given: dict[str, Any]) -> "Sources":
-    """Return the sources of `SourceOptions`. One number of --val-per-class is for all sources."""
+def sources_of(
+    data: list[str], resolution: int, seed: int, given: Mapping[str, Any], bands: Mapping[str, Any] | None = None
+) -> "Sources":
+    """Return the sources of DATA. One number of --val-per-class is for all sources.
+
+    Args:
+        given: values of `SourceOptions`. bands: of `BandOptions`; None reads the colours of each file.
+
+    Raises:
+        InputError: bands or a stretch that cannot be read.
+    """
     from dpd_train.pool import Sources
     from dpd_train.scene_set import Crops
 
@@ -351,11 +236,11 @@ def _sources(data: list[str], resolution: int, seed: int, given: dict[str, Any])
         shares=given["shares"],
         crops=Crops() if given["crops"] else None,
         seed=seed,
-        reading=parse_reading(given["bands"], given["stretch"]),
+        reading=PLAIN if bands is None else parse_reading(bands["bands"], bands["stretch"]),
     )
 
 
-def _check_reading(sources: "Sources", features: bool, of_rgb: dict[str, Any]) -> None:
+def _check_reading(sources: "Sources", of_rgb: dict[str, Any]) -> None:
     """Check the other options beside --bands, which trains only a VAE.
 
     Args:
@@ -366,8 +251,7 @@ def _check_reading(sources: "Sources", features: bool, of_rgb: dict[str, Any]) -
     """
     if not sources.reading.carries:
         return
-    given = ["features"] if features else []
-    given += ["crops"] if sources.crops is not None else []
+    given = ["crops"] if sources.crops is not None else []
     given += [name for name, value in of_rgb.items() if value is not None and not name.startswith("autoencoder_")]
     if given:
         raise InputError(f"{option(given[0])} has no effect with --bands, which trains only a VAE: leave it out")

@@ -46,7 +46,7 @@ ExtractorName = Annotated[
     under(
         "Model",
         "Network that computes the features: own (trained on DATA), untrained (random weights), swimdiff:PATH "
-        "(from dpd pretrain --features), mdfl or mdfl:BASE (a base's denoiser) or hf:ID_OR_PATH (a model that is "
+        "(from dpd swimdiff), mdfl or mdfl:BASE (a base's denoiser) or hf:ID_OR_PATH (a model that is "
         "already on this machine). Default: own.",
     ),
 ]

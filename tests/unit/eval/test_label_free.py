@@ -220,7 +220,7 @@ def test_herding_works_in_every_space(folder: Path, base: Path) -> None:
         ("swimdiff", "name the folder of the encoder, as swimdiff:PATH"),
         ("mdfl:", "there are own"),
         ("mdflx", "there are own"),
-        ("swimdiff:nowhere", "swimdiff:nowhere: no such folder; make it: dpd pretrain --features swimdiff"),
+        ("swimdiff:nowhere", "swimdiff:nowhere: no such folder; make it: dpd swimdiff"),
         ("mdfl:no where", "base 'no where': no such folder"),
     ],
 )

@@ -38,7 +38,7 @@ def test_what_is_written_is_read_back(folder: Path) -> None:
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS, RECORD])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(InputError, match=f"encoder: {name} is missing; give a folder that dpd pretrain"):
+    with pytest.raises(InputError, match=f"encoder: {name} is missing; give a folder that dpd swimdiff"):
         check_encoder(folder)
 
 
@@ -47,7 +47,7 @@ def test_a_flipped_bit_and_a_cut_file_are_found(folder: Path) -> None:
     content[-1] ^= 1
     for damaged in (bytes(content), bytes(content[:-9]), b""):
         (folder / WEIGHTS).write_bytes(damaged)
-        with pytest.raises(InputError, match=r"model.safetensors is damaged.*train it again: dpd pretrain --features"):
+        with pytest.raises(InputError, match=r"model.safetensors is damaged.*train it again: dpd swimdiff"):
             load_encoder(folder)
 
 
@@ -97,7 +97,7 @@ def test_a_config_that_its_record_vouches_for_is_still_not_believed(folder: Path
 
 
 def test_nothing_there_and_something_there(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nowhere: no such folder; make it: dpd pretrain --features swimdiff DATA"):
+    with pytest.raises(InputError, match="nowhere: no such folder; make it: dpd swimdiff DATA"):
         check_encoder(tmp_path / "nowhere")
     check_new(tmp_path / "nowhere")
     with pytest.raises(InputError, match="holds a finished encoder; choose another --out"):

@@ -395,14 +395,14 @@ def test_the_folder_has_a_record_and_no_state_is_left(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"steps": 0}, "--swimdiff-steps is 0: give at least 1"),
+        ({"steps": 0}, "--steps is 0: give at least 1"),
         ({"batch": 1}, "at least 2 images"),
         ({"batch": 9000}, "at most 4096"),
         ({"queue": 0}, "queue is 0: give at least 1 key"),
         ({"contrast_weight": 0.0, "diffusion_weight": 0.0}, "not both 0"),
         ({"diffusion_weight": -1.0}, "numbers of 0 or more"),
         ({"contrast_weight": NAN}, "numbers of 0 or more"),
-        *(({"peak_rate": rate}, "--swimdiff-rate is .*: give a number of 0 or more") for rate in (-1e-3, INF, NAN)),
+        *(({"peak_rate": rate}, "--rate is .*: give a number of 0 or more") for rate in (-1e-3, INF, NAN)),
         *(({"weight_decay": decay}, "weight_decay is .*: give a number of 0 or more") for decay in (-1.0, INF, NAN)),
         *(({"momentum": share}, "momentum is .*: give 0 to below 1") for share in (-0.1, 1.0, NAN)),
         *(({"temperature": value}, "temperature is .*: give a number above 0") for value in (0.0, -1.0, INF, NAN)),

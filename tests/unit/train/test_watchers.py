@@ -73,7 +73,7 @@ def test_watchers_without_effect_or_folder_are_refused(tmp_path: Path) -> None:
     scenes = drawn_scenes(tmp_path / "scenes", per_class=4)
     base = str(tiny_base(tmp_path))
     config = TrainConfig(base=base, watchers=f"own,swimdiff:{tmp_path / 'x'}")
-    with pytest.raises(InputError, match="x: no such folder; make it: dpd pretrain --features swimdiff"):
+    with pytest.raises(InputError, match="x: no such folder; make it: dpd swimdiff"):
         check_inputs(open_scenes(scenes), tmp_path / "run", config)
     with pytest.raises(InputError, match="say own and, once each, swimdiff:PATH"):
         check_inputs(open_scenes(scenes), tmp_path / "run", replace(config, watchers="swimdiff:x"))

@@ -1,4 +1,4 @@
-"""`dpd pretrain --features swimdiff`, and the encoder where other commands take one."""
+"""`dpd swimdiff`, and the encoder where other commands take one."""
 
 import json
 import sys
@@ -26,8 +26,8 @@ def test_an_encoder_is_trained_in_sessions_and_selects_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scenes, encoder = drawn_scenes(tmp_path / "scenes", per_class=4), tmp_path / "encoder"
-    words = ["pretrain", scenes, "--features", "swimdiff", "--out", encoder, "--resolution", SIDE, "--threads", 1]
-    words += ["--swimdiff-steps", 2, "--swimdiff-batch", 4, "--state", tmp_path / "state"]
+    words = ["swimdiff", scenes, "--out", encoder, "--resolution", SIDE, "--threads", 1]
+    words += ["--steps", 2, "--batch", 4, "--state", tmp_path / "state"]
     code, said, errors = dpd(monkeypatch, capsys, *words, "--max-minutes", 0)
     assert code == 0, errors
     assert "swimdiff is at step 1 of 2" in said

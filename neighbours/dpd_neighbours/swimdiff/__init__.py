@@ -1,0 +1,1 @@
+"""SwiMDiff: an encoder trained without labels, and its command."""
