@@ -141,9 +141,9 @@ def test_the_check_of_values_can_fail() -> None:
 
 
 @needs_torch
-def test_help_states_the_defaults_of_pretraining() -> None:
+def test_help_states_the_defaults_of_trainings() -> None:
+    from dpd_neighbours.swimdiff.config import SwimDiff
     from dpd_train.pretrain import PretrainConfig
-    from dpd_train.swimdiff.config import SwimDiff
 
     for name in TRAININGS:
         steps = getattr(PretrainConfig(), name).steps

@@ -16,19 +16,19 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-import dpd_train.swimdiff.views as views
+import dpd_neighbours.swimdiff.views as views
+from dpd_neighbours.swimdiff.config import SwimDiff
+from dpd_neighbours.swimdiff.contrast import NOTHING, KeyQueue, follow, in_groups, info_nce
+from dpd_neighbours.swimdiff.diffusion import FeatureDenoiser, cosine_schedule, diffusion_loss, noisy_images
+from dpd_neighbours.swimdiff.features import pretrain_features
+from dpd_neighbours.swimdiff.training import encoder_shape, spread, train_swimdiff
+from dpd_neighbours.swimdiff.unlabelled import Unlabelled, check_images, read_unlabelled
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.compute import Deadline, TimeUp, step_generator
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
 from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.pool import Sources
 from dpd_train.scene_set import Crops
-from dpd_train.swimdiff.config import SwimDiff
-from dpd_train.swimdiff.contrast import NOTHING, KeyQueue, follow, in_groups, info_nce
-from dpd_train.swimdiff.diffusion import FeatureDenoiser, cosine_schedule, diffusion_loss, noisy_images
-from dpd_train.swimdiff.features import pretrain_features
-from dpd_train.swimdiff.training import encoder_shape, spread, train_swimdiff
-from dpd_train.swimdiff.unlabelled import Unlabelled, check_images, read_unlabelled
 from dpd_train.symmetry import NEAR, ORDER, d4, orbit, similarities, structure
 from tests.tiny import SIDE, drawn_scenes
 

@@ -10,14 +10,14 @@ import torch
 from diffusers import DDPMScheduler
 from torch import nn
 
+from dpd_neighbours.swimdiff.config import SwimDiff
+from dpd_neighbours.swimdiff.diffusion import FeatureDenoiser
+from dpd_neighbours.swimdiff.training import _Projector, train_swimdiff
+from dpd_neighbours.swimdiff.unlabelled import Unlabelled
+from dpd_neighbours.swimdiff.views import random_views
 from dpd_train.compute import epoch_rows, step_generator
 from dpd_train.drawn_scenes import numbered_scene
 from dpd_train.networks import ResNetConfig, learning_rate
-from dpd_train.swimdiff.config import SwimDiff
-from dpd_train.swimdiff.diffusion import FeatureDenoiser
-from dpd_train.swimdiff.training import _Projector, train_swimdiff
-from dpd_train.swimdiff.unlabelled import Unlabelled
-from dpd_train.swimdiff.views import random_views
 from tests.tiny import SIDE
 
 SHAPE = ResNetConfig(num_classes=16, widths=(16, 32), blocks=(1, 1), dropout=0.0)
@@ -89,7 +89,7 @@ class ByHand:
 
 def test_a_training_is_the_one_written_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scenes of two images, a queue that overflows, a momentum that matters after a step."""
-    monkeypatch.setattr("dpd_train.swimdiff.training.AVERAGED", 1)
+    monkeypatch.setattr("dpd_neighbours.swimdiff.training.AVERAGED", 1)
     images = np.stack([numbered_scene(label, number, 0, SIDE) for label in range(6) for number in range(2)])
     data = Unlabelled(images, np.arange(12) // 2, None, {})
     training = SwimDiff(

@@ -12,17 +12,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dpd_neighbours.swimdiff.config import SwimDiff
+from dpd_neighbours.swimdiff.contrast import KeyQueue, follow, in_groups, info_nce
+from dpd_neighbours.swimdiff.diffusion import FeatureDenoiser, cosine_schedule, diffusion_loss
+from dpd_neighbours.swimdiff.unlabelled import Unlabelled
+from dpd_neighbours.swimdiff.views import random_views
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_train.compute import NEVER, Deadline, adamw, autocast, decay_groups, epoch_rows, to_device
 from dpd_train.loop import State, Task, Tensors, train, trapezium
 from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.scene_set import to_float
-from dpd_train.swimdiff.config import SwimDiff
-from dpd_train.swimdiff.contrast import KeyQueue, follow, in_groups, info_nce
-from dpd_train.swimdiff.diffusion import FeatureDenoiser, cosine_schedule, diffusion_loss
-from dpd_train.swimdiff.unlabelled import Unlabelled
-from dpd_train.swimdiff.views import random_views
 
 log = logging.getLogger(__name__)
 PROJECTION = 64  # width of queries and keys
