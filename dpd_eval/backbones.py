@@ -15,7 +15,7 @@ from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import expanded
 from dpd_train.config import HUB
-from dpd_train.encoder import Encoder
+from dpd_train.encoders import Encoder
 from dpd_train.published import Colours, read_colours
 from dpd_train.scene_set import to_float
 
@@ -134,12 +134,12 @@ class Probe(nn.Module):
 
 
 class EncoderBody(nn.Module):
-    """What the extractor `swimdiff:` sees; images larger than the encoder's are reduced to its size."""
+    """What the extractor of an encoder sees; images larger than the encoder's are reduced to its size."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.network, self.side = encoder.network, encoder.side
-        self.width = 2 * sum(encoder.network.config.widths[:-1])
+        self.network, self.side = encoder.load(), encoder.side
+        self.width = 2 * sum(self.network.config.widths[:-1])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.shape[-1] > self.side:

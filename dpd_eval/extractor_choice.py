@@ -9,6 +9,7 @@ from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_train.config import HUB
 from dpd_train.doors import offered_names, open_door
+from dpd_train.encoders import Encoder, names_encoder, offered_encoders, open_encoder
 from dpd_train.scene_set import SceneSet
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ def build_extractor(
     Args:
         name: `own`, a residual network that is trained on `train` for a fixed number of steps with its own seed;
             `untrained`, one with random weights; `hf:ID_OR_PATH`, a transformers image model from a folder or the local
-            hub cache (nothing is downloaded); or one of another package (`dpd.extractors`), such as `swimdiff:PATH`,
-            `mdfl` and `mdfl:BASE` of dpd_neighbours.
+            hub cache (nothing is downloaded); or what another package offers: an encoder (`dpd.encoders`), such as
+            `swimdiff:FOLDER`, or another extractor (`dpd.extractors`), such as `mdfl` and `mdfl:BASE`. An encoder goes
+            before another extractor of its name.
         train: the training part (`read_scenes(part="train")`). `own` is trained on it, `untrained` takes means and
             deviations of its features from it.
         cache: folder for the weights of `own`; None takes the user's cache directory.
@@ -81,9 +83,11 @@ def _builder(name: str, device: str = "cpu") -> Build:
         return _untrained
     if name.startswith(HUB) and len(name) > len(HUB):
         return lambda train, cache, progress: _hub(name)
+    if names_encoder(name):
+        return partial(_encoder, name, open_encoder(name))
     family, colon, argument = name.partition(":")
     if family not in (offered := offered_names("dpd.extractors")) or (colon and not argument):
-        known = ", ".join((OWN, UNTRAINED, *offered))
+        known = ", ".join((OWN, UNTRAINED, *offered, *offered_encoders()))
         raise InputError(f"no extractor {name!r}: there are {known} and {HUB}ID_OR_PATH")
     build: Build = open_door("dpd.extractors", family)(argument)
     return build
@@ -105,3 +109,9 @@ def _hub(name: str) -> "Extractor":
     from dpd_eval.extractors import hub_extractor
 
     return hub_extractor(name)
+
+
+def _encoder(name: str, encoder: Encoder, train: SceneSet, cache: Path | None, progress: Progress) -> "Extractor":
+    from dpd_eval.extractors import encoder_extractor
+
+    return encoder_extractor(name, encoder)

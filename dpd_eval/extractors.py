@@ -1,4 +1,4 @@
-"""Feature extractors: our own, untrained, of transformers; and the cache of features."""
+"""Feature extractors: our own, untrained, encoders, of transformers; and the cache of features."""
 
 import hashlib
 import json
@@ -22,7 +22,8 @@ from dpd_train.base_files import find_model, first_sentence, image_model, image_
 from dpd_train.classifiers import ClassifierTraining, train_classifier
 from dpd_train.compute import has_bfloat16, load_state, one_thread
 from dpd_train.config import HUB
-from dpd_train.networks import ResNet, ResNetConfig
+from dpd_train.encoders import Encoder
+from dpd_train.networks import ResNet, ResNetConfig, count_parameters
 from dpd_train.scene_set import SceneSet, to_float
 from dpd_train.symmetry import ORDER, d4
 
@@ -315,6 +316,33 @@ def stage_statistics(model: ResNet, images: torch.Tensor) -> torch.Tensor:
             statistics += [means, deviations]
         total = total + torch.cat(statistics, dim=1)
     return total / ORDER
+
+
+# -- The extractor `NAME:FOLDER`: an encoder that was trained without labels.
+
+
+def encoder_extractor(name: str, encoder: Encoder) -> Extractor:
+    """Open an encoder as an extractor. Larger images than it was trained on are reduced to that size.
+
+    Args:
+        name: as the user gave it.
+
+    Raises:
+        InputError: as `encoder.load`.
+    """
+    model = encoder.load().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    widths = model.config.widths
+
+    def embed(images: Images) -> Float32:
+        features: Float32 = in_batches(partial(stage_statistics, model), images, encoder.side).numpy()
+        return features
+
+    description = (
+        f"{encoder.name}: ResNet {'-'.join(map(str, widths))} trained without labels at {encoder.side} px, means and "
+        f"deviations of all stages but the last [{2 * sum(widths[:-1])}], "
+        f"{count_parameters(model) / 1e6:.1f} M parameters, weights {encoder.sha256[:12]}"
+    )
+    return Extractor(name, description, None, embed, symmetric=True)
 
 
 # -- The extractor `hf:ID_OR_PATH`: pooled features of a transformers image model that is already on this machine.

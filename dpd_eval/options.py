@@ -29,8 +29,8 @@ class EvaluateConfig(ImageOptions):
         ("convnet",),
         "Model",
         "Classifiers to train, separated by commas: convnet, resnet, resnet18, mobilenetv2, vit-tiny, "
-        "dsdnet:convnet, dsdnet:resnet, dsdnet:resnet18 or hf:ID_OR_PATH; also swimdiff:FOLDER, probe: before one "
-        "of the last two, and groups:NAME=BANDS;NAME=BANDS.",
+        "dsdnet:convnet, dsdnet:resnet, dsdnet:resnet18 or hf:ID_OR_PATH; also an encoder of another package, such as "
+        "swimdiff:FOLDER, probe: before one of the last two, and groups:NAME=BANDS;NAME=BANDS.",
     )
     baselines: tuple[str, ...] = setting(
         ("random",),
@@ -78,9 +78,9 @@ class EvaluateConfig(ImageOptions):
     extractor: str | None = setting(
         None,
         "Model",
-        "Network that computes the features: own (trained on --train), untrained (random weights), swimdiff:PATH "
-        "(from dpd swimdiff), mdfl or mdfl:BASE (a base's denoiser) or hf:ID_OR_PATH (a model that is "
-        "already on this machine). Default: own.",
+        "Network that computes the features: own (trained on --train), untrained (random weights), "
+        "hf:ID_OR_PATH (a model that is already on this machine) or one of another package, such as swimdiff:FOLDER "
+        "(from dpd swimdiff), mdfl or mdfl:BASE (a base's denoiser). Default: own.",
     )
     resolution: int | None = setting(
         None, "Data", "Side of all images in pixels. Default: the side of the first SET's images."

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from dpd_eval.hub import find_folder, identity, is_hub
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import expanded
-from dpd_train.config import FAMILY, HUB
+from dpd_train.config import HUB
 from dpd_train.doors import offered_names, open_door
-from dpd_train.encoder import check_encoder
+from dpd_train.encoders import names_encoder, offered_encoders, open_encoder
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-# -- Students that begin with an encoder: `swimdiff:FOLDER` tunes one that was trained without labels, as `hf:` tunes a
-# transformers model, and `probe:` before either name fits one layer behind it and leaves the encoder as it is.
+# -- Students that begin with an encoder: `NAME:FOLDER` tunes one that was trained without labels, such as
+# `swimdiff:FOLDER`, as `hf:` tunes a transformers model, and `probe:` before either name fits one layer behind it and
+# leaves the encoder as it is.
 
 
 PROBE = "probe:"
@@ -24,7 +24,7 @@ PROBE = "probe:"
 
 def is_pretrained(name: str) -> bool:
     """Whether the student begins with weights that have seen other images."""
-    return is_hub(name) or name.startswith((FAMILY, PROBE))
+    return is_hub(name) or name.startswith(PROBE) or names_encoder(name)
 
 
 def check_pretrained(name: str) -> None:
@@ -36,23 +36,25 @@ def check_pretrained(name: str) -> None:
     inner = name.removeprefix(PROBE)
     if is_hub(inner):
         find_folder(inner)
-    elif inner.startswith(FAMILY):
-        check_encoder(_folder(inner))
+    elif names_encoder(inner):
+        open_encoder(inner)
     else:
-        raise InputError(f"student {name}: give {PROBE}{FAMILY}FOLDER or {PROBE}{HUB}ID_OR_PATH")
+        known = " or ".join(PROBE + there for there in (*offered_encoders(), f"{HUB}ID_OR_PATH"))
+        raise InputError(f"student {name}: give {known}")
 
 
 def without_folder(name: str) -> str:
     """The name of a student as a record gives it: of a folder on this machine the last part alone."""
     family, colon, place = name.rpartition(":")
-    return family + colon + Path(place).name if is_pretrained(name) and Path(place).is_dir() else name
+    return family + colon + Path(place).name if Path(place).is_dir() and is_pretrained(name) else name
 
 
 def pretrained_identity(name: str) -> str:
     """The name with the hash of the weights instead of a folder; results depend on it."""
     inner = name.removeprefix(PROBE)
-    weights = HUB + identity(inner) if is_hub(inner) else FAMILY + str(check_encoder(_folder(inner))["weights_sha256"])
-    return (PROBE if name.startswith(PROBE) else "") + weights
+    family, colon, _ = inner.partition(":")
+    weights = identity(inner) if is_hub(inner) else open_encoder(inner).sha256
+    return (PROBE if name.startswith(PROBE) else "") + family + colon + weights
 
 
 def build_pretrained(name: str, num_classes: int) -> "nn.Module":
@@ -65,22 +67,17 @@ def build_pretrained(name: str, num_classes: int) -> "nn.Module":
 
     from dpd_eval.backbones import EncoderBody, HubBody, Probe, open_backbone
     from dpd_eval.hub import build_hub_student
-    from dpd_train.encoder import load_encoder
 
     if name.startswith(PROBE):
         inner = name.removeprefix(PROBE)
         hub = HubBody(open_backbone(str(find_folder(inner)), num_classes)) if is_hub(inner) else None
-        body = hub or EncoderBody(load_encoder(_folder(inner)))
+        body = hub or EncoderBody(open_encoder(inner))
         return Probe(body, body.width, num_classes)
     if is_hub(name):
         return build_hub_student(name, num_classes)
-    network = load_encoder(_folder(name)).network.requires_grad_()
+    network = open_encoder(name).load().requires_grad_()
     network.head = nn.Linear(network.head.in_features, num_classes)
     return network
-
-
-def _folder(name: str) -> Path:
-    return expanded(name.removeprefix(FAMILY))
 
 
 # -- The names of students, checked without PyTorch.
@@ -109,7 +106,10 @@ def extension(name: str) -> "Callable[..., nn.Module]":
     """
     family, colon, argument = name.partition(":")
     if family not in (offered := offered_names("dpd.students")) or (colon and not argument):
-        known = ", ".join((*NAMES, *offered, f"{FAMILY}FOLDER"))
-        raise InputError(f"no student {name!r}: there are {known} and {HUB}ID_OR_PATH, the last two also after {PROBE}")
+        encoders = offered_encoders()
+        raise InputError(
+            f"no student {name!r}: there are {', '.join((*NAMES, *offered, *encoders))} and {HUB}ID_OR_PATH, the last "
+            f"{1 + len(encoders)} also after {PROBE}"
+        )
     build: Callable[..., nn.Module] = open_door("dpd.students", family)(argument)
     return build

@@ -62,8 +62,8 @@ def build_student(name: str, num_classes: int, seed: int, in_channels: int = 3) 
     """Build a student with new weights that depend on `seed` only. The global generator is not changed.
 
     Args:
-        name: a key of `STUDENTS`; `hf:ID_OR_PATH`, `swimdiff:FOLDER` or `probe:` before one of these, which start from
-            the model's own weights; or a student of another package (`dpd.students`).
+        name: a key of `STUDENTS`; `hf:ID_OR_PATH`, an encoder's `NAME:FOLDER` or `probe:` before one of these, which
+            start from the model's own weights; or a student of another package (`dpd.students`).
         in_channels: bands of the images.
 
     Raises:

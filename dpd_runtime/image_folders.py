@@ -28,7 +28,7 @@ _RECORDS: tuple[tuple[str, str, Callable[[dict[str, object]], bool]], ...] = (
     ("bundle.json", "a bundle", lambda content: {"format_version", "files"} <= set(content)),
     ("model.json", "a classifier of dpd fit", lambda content: {"classes", "graph"} <= set(content)),
     ("pretrain.json", "a base of dpd pretrain", lambda content: "config" in content),
-    ("features.json", "an encoder of dpd pretrain", lambda content: "weights_sha256" in content),
+    ("features.json", "an encoder", lambda content: "weights_sha256" in content),
     ("of.json", "a training of dpd pretrain", lambda content: {"data", "resolution", "start"} <= set(content)),
 )
 """File, what a folder with it is, and whether its content is ours. Other programs use such names too."""

@@ -11,6 +11,7 @@ from dpd_runtime.errors import InputError
 from dpd_runtime.sampler import PrototypeKind
 from dpd_runtime.settings import choices, setting
 from dpd_runtime.text import called, option
+from dpd_train.encoders import names_encoder, offered_encoders
 from dpd_train.reading import ImageOptions
 
 Tune = Literal["full", "lora"]
@@ -21,14 +22,13 @@ Preset = Literal["quick", "standard", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 DEVICES = ("auto", "cpu", "cuda", "mps")
 WATCHER_STEPS = 600
-OWN, FAMILY, HUB = "own", "swimdiff:", "hf:"
+OWN, HUB = "own", "hf:"
 PUBLISHED_IMAGES = 300
 """Training images of each class behind the statistics of a published model, which sees them at its own, larger size."""
 WATCHERS_HELP = (
-    "Networks in whose features codes are matched, separated by commas: own, swimdiff:PATH for encoders from dpd "
-    "swimdiff, and hf:ID_OR_PATH for published image models that are already on this machine."
+    "Networks in whose features codes are matched, separated by commas: own, hf:ID_OR_PATH for published image models "
+    "that are already on this machine, and encoders of other packages, such as swimdiff:FOLDER (from dpd swimdiff)."
 )
-"""Watchers of the run's own; and what stands before the folder of an encoder."""
 
 LEAST = {
     "ipc": 1,
@@ -331,22 +331,20 @@ def names_folders(watchers: object) -> bool:
 
 
 def extra_watchers(text: str) -> tuple[str, ...]:
-    """Read the further ones of `--watchers own,swimdiff:PATH,hf:ID_OR_PATH,...`, as they are written there.
+    """Read the further ones of `--watchers own,NAME:FOLDER,hf:ID_OR_PATH,...`, as they are written there.
 
     Raises:
         InputError: own is missing, a name is unknown, or one stands twice.
     """
     names = [part.strip() for part in text.split(",")]
-    further = tuple(name for name in names if name.startswith((FAMILY, HUB)) and name not in (FAMILY, HUB))
+    further = tuple(name for name in names if (name.startswith(HUB) and name != HUB) or names_encoder(name))
     faults = [f"{name!r} is none of them; a path holds no comma" for name in names if name not in (OWN, *further)]
     faults += [f"{name!r} stands there twice" for name in names if names.count(name) > 1]
     if OWN not in names:
         faults.append("own is missing: networks that learned from other labels or none judge no class")
     if faults:
-        raise InputError(
-            f"--watchers {text!r}: say own and, once each, swimdiff:PATH or hf:ID_OR_PATH, as in own,hf:MODEL; "
-            f"{faults[0]}"
-        )
+        known = " or ".join((*offered_encoders(), f"{HUB}ID_OR_PATH"))
+        raise InputError(f"--watchers {text!r}: say own and, once each, {known}, as in own,hf:MODEL; {faults[0]}")
     return further
 
 

@@ -1,13 +1,13 @@
-"""The folder of an encoder that was trained without labels: config.json, model.safetensors and a record."""
+"""The folder of an encoder of `dpd swimdiff`: config.json, model.safetensors and a record. Loads no PyTorch."""
 
 import hashlib
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import dumps, read_object, write_atomically
-from dpd_train.config import FAMILY
+from dpd_runtime.files import dumps, loads, read_object, write_atomically
+from dpd_train.encoders import Encoder
 
 if TYPE_CHECKING:
     from dpd_train.networks import ResNet
@@ -17,26 +17,16 @@ CONFIG, WEIGHTS, RECORD = "config.json", "model.safetensors", "features.json"
 METHOD = "swimdiff"
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """A frozen network in evaluation mode.
+def swimdiff(folder: str) -> Encoder:
+    """The encoder in a folder, for the door `dpd.encoders`.
 
-    Args:
-        name: swimdiff: and the folder's last part, for results, which hold no local paths.
-        network: its maps are the features; its head belongs to the training alone.
-        side: of the images that it was trained on, in pixels.
-        sha256: of the file of its weights.
+    Raises:
+        InputError: the folder or a file is missing, or the record is not that of an encoder.
     """
-
-    name: str
-    network: "ResNet"
-    side: int
-    sha256: str
-
-
-def encoder_name(folder: Path) -> str:
-    """The encoder's name in results: swimdiff: and the last part of its folder."""
-    return FAMILY + folder.resolve().name
+    place = Path(folder)
+    record = _record(place)
+    name = f"{METHOD}:{place.resolve().name}"
+    return Encoder(name, record["resolution"], record["weights_sha256"], partial(_load, place, record))
 
 
 def check_new(folder: Path) -> None:
@@ -68,13 +58,13 @@ def save_encoder(network: "ResNet", folder: Path, record: dict[str, Any]) -> Non
     write_atomically(folder / RECORD, dumps(content))
 
 
-def check_encoder(folder: Path) -> dict[str, Any]:
-    """Return the folder's record. Loads no PyTorch.
+def _record(folder: Path) -> dict[str, Any]:
+    """The folder's record.
 
     Raises:
-        InputError: the folder or a file is missing, or the record is not that of an encoder.
+        InputError: as `swimdiff`.
     """
-    place = f"{FAMILY}{folder}"
+    place = _place(folder)
     if not folder.is_dir():
         raise InputError(f"{place}: no such folder; make it: dpd swimdiff DATA --out {folder}")
     for name in (CONFIG, WEIGHTS, RECORD):
@@ -88,38 +78,43 @@ def check_encoder(folder: Path) -> dict[str, Any]:
     return record
 
 
-def load_encoder(folder: Path) -> Encoder:
-    """Open the folder. The bytes whose hash is compared are the bytes that are loaded.
+def _load(folder: Path, record: dict[str, Any]) -> "ResNet":
+    """Open the network. The bytes whose hash is compared are the bytes that are loaded.
+
+    Args:
+        record: of the folder when it was checked.
 
     Raises:
-        InputError: as `check_encoder`, or weights that are damaged or do not fit the config.
+        InputError: config or weights are damaged or others by now, or do not fit one another.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    from dpd_runtime.files import loads  # here, as --help imports this module
     from dpd_train.networks import ResNet, shape_from_json
 
-    record, place = check_encoder(folder), f"{FAMILY}{folder}"
-    shape, weights = (
-        _intact(folder / name, record[key], place)
-        for name, key in ((CONFIG, "config_sha256"), (WEIGHTS, "weights_sha256"))
-    )
+    shape = _intact(folder / CONFIG, record["config_sha256"])
+    weights = _intact(folder / WEIGHTS, record["weights_sha256"])
     try:
         network = ResNet(shape_from_json(loads(shape)))
         network.load_state_dict(load(weights))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{place}: {WEIGHTS} does not fit {CONFIG} ({reason}); {_again(folder)}") from error
-    frozen = network.eval().requires_grad_(False)
-    return Encoder(encoder_name(folder), frozen, int(record["resolution"]), record["weights_sha256"])
+        raise InputError(f"{_place(folder)}: {WEIGHTS} does not fit {CONFIG} ({reason}); {_again(folder)}") from error
+    return network.eval().requires_grad_(False)
 
 
-def _intact(path: Path, digest: str, place: str) -> bytes:
-    content = path.read_bytes()
+def _intact(path: Path, digest: str) -> bytes:
+    content, folder = path.read_bytes(), path.parent
     if hashlib.sha256(content).hexdigest() != digest:
-        raise InputError(f"{place}: {path.name} is damaged: its sha256 is not that of {RECORD}; {_again(path.parent)}")
+        raise InputError(
+            f"{_place(folder)}: {path.name} is damaged: its sha256 is not that of {RECORD}; {_again(folder)}"
+        )
     return content
+
+
+def _place(folder: Path) -> str:
+    """The folder as commands take it."""
+    return f"{METHOD}:{folder}"
 
 
 def _again(folder: Path) -> str:

@@ -23,9 +23,9 @@ from dpd_runtime.remarks import SceneSides, network_remarks, other_side, recorde
 from dpd_runtime.text import called, differing, shown
 from dpd_train.base_files import base_folder, base_sides, check_base, find_model, model_hash, public_name
 from dpd_train.captioners import check_captioner_source
-from dpd_train.config import FAMILY, HUB, OWN, WATCHER_STEPS, TrainConfig, extra_watchers, renamed
+from dpd_train.config import HUB, OWN, WATCHER_STEPS, TrainConfig, extra_watchers, renamed
 from dpd_train.doors import open_named
-from dpd_train.encoder import check_encoder, encoder_name
+from dpd_train.encoders import open_encoder
 from dpd_train.rasters import require_rasterio
 from dpd_train.records import RunRecord, convert
 from dpd_train.samples import samples_of
@@ -134,7 +134,7 @@ def placed_watchers(watchers: str) -> str:
 def _absolute(watcher: str) -> str:
     """The name of a further watcher with an absolute path; a hub id stays."""
     family, colon, place = watcher.partition(":")
-    there = family + colon == FAMILY or expanded(place).is_dir()
+    there = family + colon != HUB or expanded(place).is_dir()
     return family + colon + str(expanded(place).resolve()) if there else watcher
 
 
@@ -142,7 +142,7 @@ def further_watchers(config: TrainConfig) -> list[dict[str, str]]:
     """Name and hash of each further watcher.
 
     Raises:
-        InputError: as `check_encoder` and `find_model`.
+        InputError: as `open_encoder` and `find_model`.
     """
     names = () if config.watchers == OWN else extra_watchers(config.watchers)
     return [_hashed(name) for name in names]
@@ -158,8 +158,8 @@ def _hashed(watcher: str) -> dict[str, str]:
         source = watcher.removeprefix(HUB)
         folder, _ = find_model(source)
         return {"name": public_name(source), "weights_sha256": model_hash(folder)}
-    place = Path(watcher.removeprefix(FAMILY))
-    return {"name": encoder_name(place), "weights_sha256": str(check_encoder(place)["weights_sha256"])}
+    encoder = open_encoder(watcher)
+    return {"name": encoder.name, "weights_sha256": encoder.sha256}
 
 
 def match_config(
@@ -263,12 +263,11 @@ def _check_watchers(names: Sequence[str], side: int | None) -> None:
             except InputError as error:
                 raise InputError(f"--watchers {HUB}{error}") from None
             continue
-        place = Path(name.removeprefix(FAMILY))
-        own = check_encoder(place)["resolution"]
+        own = open_encoder(name).side
         if side not in (None, own):
             raise InputError(
-                f"--watchers {FAMILY}{place}: it was trained at {own} px and this run works at {side} px; train it "
-                f"again: dpd swimdiff DATA --resolution {side} --out NEW"
+                f"--watchers {name}: it was trained at {own} px and this run works at {side} px; train it again at "
+                f"{side} px, or leave it out"
             )
 
 

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ from dpd_train.bases import (
 from dpd_train.captions import PromptTable, aggregate_prompts, caption_table, embed
 from dpd_train.classifiers import ClassifierTraining, Labelled, evenly, trained_classifier
 from dpd_train.compute import placed
-from dpd_train.config import FAMILY, HUB, OWN, PUBLISHED_IMAGES, TrainConfig, extra_watchers
+from dpd_train.config import HUB, OWN, PUBLISHED_IMAGES, TrainConfig, extra_watchers
 from dpd_train.context import (
     Classifiers,
     MadePrototypes,
@@ -49,7 +48,7 @@ from dpd_train.context import (
 )
 from dpd_train.denoiser import ConsistencyClassifier, LatentData, real_floors, with_noise
 from dpd_train.doors import OtherTuning
-from dpd_train.encoder import load_encoder
+from dpd_train.encoders import open_encoder
 from dpd_train.matching import (
     Features,
     Matching,
@@ -544,9 +543,9 @@ def _further(name: str, train: Labelled, run: Training) -> tuple[Features, Label
         labels = train[1].numpy()[order]
         rows = np.concatenate([order[labels == label][:PUBLISHED_IMAGES] for label in range(len(run.classes))])
         return open_published(name.removeprefix(HUB), run.device).features, (train[0][rows], train[1][rows])
-    encoder = load_encoder(Path(name.removeprefix(FAMILY))).network
-    encoder.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return features_of(encoder), train
+    network = open_encoder(name).load()
+    network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return features_of(network), train
 
 
 def _prototypes(codes: Float32, latents: list[Float32]) -> list[ClassPrototypes]:

@@ -1,4 +1,4 @@
-"""The extractors `mdfl`, `mdfl:BASE` and `swimdiff:PATH`, for the extension point `dpd.extractors`.
+"""The extractors `mdfl` and `mdfl:BASE`, for the door `dpd.extractors`.
 
 Loads no PyTorch.
 """
@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpd_runtime.annotations import Progress
-from dpd_runtime.errors import InputError
 from dpd_train.base_files import SHIPPED_BASE, base_folder, check_base
-from dpd_train.encoder import check_encoder
 from dpd_train.scene_set import SceneSet
 
 if TYPE_CHECKING:
@@ -30,23 +28,5 @@ def mdfl(base: str) -> "Build":
         from dpd_neighbours.mdfl import mdfl_extractor
 
         return mdfl_extractor(base, train, progress)
-
-    return build
-
-
-def swimdiff(folder: str) -> "Build":
-    """An encoder that `dpd swimdiff` trained without labels.
-
-    Raises:
-        InputError: no folder, or one that holds no such encoder.
-    """
-    if not folder:
-        raise InputError("extractor swimdiff: name the folder of the encoder, as swimdiff:PATH")
-    check_encoder(Path(folder))
-
-    def build(train: SceneSet, cache: Path | None, progress: Progress) -> "Extractor":
-        from dpd_neighbours.swimdiff.extractor import swimdiff_extractor
-
-        return swimdiff_extractor(Path(folder))
 
     return build

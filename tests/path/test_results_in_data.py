@@ -92,7 +92,7 @@ RESULTS: dict[str, tuple[str, Make]] = {
     "model": ("a classifier of dpd fit", classifier),
     "site-run": ("a run of dpd distill", distillation),
     "private-run": ("a run of dpd distill", private_distillation),
-    "encoder": ("an encoder of dpd pretrain", encoder),
+    "encoder": ("an encoder", encoder),
     "base": ("a base of dpd pretrain", base),
 }
 

@@ -31,8 +31,8 @@ ExtractorName = Annotated[
     str | None,
     under(
         "Images",
-        "A further network in whose features images are compared: untrained, swimdiff:PATH, mdfl, mdfl:BASE or "
-        "hf:ID_OR_PATH.",
+        "A further network in whose features images are compared: untrained, hf:ID_OR_PATH or one of another package, "
+        "such as swimdiff:FOLDER, mdfl or mdfl:BASE.",
     ),
 ]
 Private = Annotated[

@@ -45,9 +45,9 @@ ExtractorName = Annotated[
     str | None,
     under(
         "Model",
-        "Network that computes the features: own (trained on DATA), untrained (random weights), swimdiff:PATH "
-        "(from dpd swimdiff), mdfl or mdfl:BASE (a base's denoiser) or hf:ID_OR_PATH (a model that is "
-        "already on this machine). Default: own.",
+        "Network that computes the features: own (trained on DATA), untrained (random weights), hf:ID_OR_PATH "
+        "(a model that is already on this machine) or one of another package, such as swimdiff:FOLDER (from dpd "
+        "swimdiff), mdfl or mdfl:BASE (a base's denoiser). Default: own.",
     ),
 ]
 Resolution = Annotated[int | None, under("Data", "Side of the images in pixels. Default: the side of DATA's images.")]

@@ -167,7 +167,7 @@ def test_own_says_what_it_cannot_do(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["inception", "hf:", "", "OWN"])
 def test_unknown_names(name: str) -> None:
-    with pytest.raises(InputError, match="there are own, untrained, mdfl, swimdiff and hf:ID_OR_PATH"):
+    with pytest.raises(InputError, match="there are own, untrained, mdfl, swimdiff:FOLDER and hf:ID_OR_PATH"):
         build_extractor(name, TRAIN)
 
 

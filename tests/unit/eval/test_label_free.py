@@ -1,4 +1,4 @@
-"""Extractors that know no labels: `swimdiff:PATH` has statistics of its encoder's stages, `mdfl` three branches."""
+"""Extractors that know no labels: `swimdiff:FOLDER` has statistics of its encoder's stages, `mdfl` three branches."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,8 @@ from dpd_runtime.errors import InputError
 from dpd_train.bases import load_base
 from dpd_train.captions import embed
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
-from dpd_train.encoder import load_encoder, save_encoder
+from dpd_train.encoder import save_encoder
+from dpd_train.encoders import open_encoder
 from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.scene_set import SceneSet
 from dpd_train.symmetry import ORDER, d4, orbit, similarities
@@ -59,12 +60,12 @@ def channels_first(images: Images) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
 
 
-# swimdiff:PATH
+# swimdiff:FOLDER
 
 
 def test_features_of_an_encoder_are_statistics_of_its_stages(folder: Path) -> None:
     extractor = build_extractor(f"swimdiff:{folder}", TRAIN)
-    network, pixels = load_encoder(folder).network, channels_first(IMAGES) / 127.5 - 1
+    network, pixels = open_encoder(f"swimdiff:{folder}").load(), channels_first(IMAGES) / 127.5 - 1
     views = []
     for flipped in (pixels, pixels.flip(3)):
         for turns in range(4):
@@ -216,8 +217,8 @@ def test_herding_works_in_every_space(folder: Path, base: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("swimdiff:", "there are own, untrained, mdfl, swimdiff and hf:ID_OR_PATH"),
-        ("swimdiff", "name the folder of the encoder, as swimdiff:PATH"),
+        ("swimdiff:", "there are own, untrained, mdfl, swimdiff:FOLDER and hf:ID_OR_PATH"),
+        ("swimdiff", "there are own, untrained, mdfl, swimdiff:FOLDER and hf:ID_OR_PATH"),
         ("mdfl:", "there are own"),
         ("mdflx", "there are own"),
         ("swimdiff:nowhere", "swimdiff:nowhere: no such folder; make it: dpd swimdiff"),

@@ -12,8 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.config import TrainConfig
-from dpd_train.encoder import load_encoder, save_encoder
+from dpd_train.config import TrainConfig, extra_watchers
+from dpd_train.encoder import save_encoder
+from dpd_train.encoders import open_encoder
 from dpd_train.matching import Watcher, embed, maps_of
 from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.run import check_inputs, match_config, read_unfinished, recorded
@@ -75,10 +76,12 @@ def test_watchers_without_effect_or_folder_are_refused(tmp_path: Path) -> None:
     config = TrainConfig(base=base, watchers=f"own,swimdiff:{tmp_path / 'x'}")
     with pytest.raises(InputError, match="x: no such folder; make it: dpd swimdiff"):
         check_inputs(open_scenes(scenes), tmp_path / "run", config)
-    with pytest.raises(InputError, match="say own and, once each, swimdiff:PATH"):
+    with pytest.raises(InputError, match="say own and, once each, swimdiff:FOLDER"):
         check_inputs(open_scenes(scenes), tmp_path / "run", replace(config, watchers="swimdiff:x"))
     other = replace(config, base=base, watchers=f"own,swimdiff:{encoder(tmp_path / 'other', side=2 * SIDE)}")
-    with pytest.raises(InputError, match=f"it was trained at {2 * SIDE} px and this run works at {SIDE} px; train it"):
+    with pytest.raises(
+        InputError, match=f"it was trained at {2 * SIDE} px and this run works at {SIDE} px; train it again"
+    ):
         check_inputs(open_scenes(scenes), tmp_path / "run", other)
     asked = replace(CONFIG, base=base, prototypes=None, watchers=f"own,swimdiff:{encoder(tmp_path / 'eyes')}")
     with pytest.raises(DataError, match="matched needs at least 20"):  # never silently pooled, which has no watchers
@@ -143,7 +146,7 @@ def test_encoders_judge_no_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     seen = [watcher.see(images) for watcher in found[0]]
     assert [logits is not None for _, logits in seen] == [True] * 7 + [False]
     assert [watcher.extra for watcher in found[0]] == [False] * 7 + [True]
-    network = load_encoder(place).network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = open_encoder(f"swimdiff:{place}").load().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert torch.equal(seen[-1][0], embed(maps_of(network, images)))
 
 
@@ -151,3 +154,11 @@ def test_a_record_has_the_watchers_where_they_are_not_the_usual_ones() -> None:
     assert "watchers" not in recorded(TrainConfig())
     assert recorded(TrainConfig(watchers="own,swimdiff:x"))["watchers"] == f"own,swimdiff:{Path('x').absolute()}"
     assert TrainConfig(**recorded(TrainConfig())) == TrainConfig()
+
+
+def test_watchers_are_own_and_folders() -> None:
+    assert extra_watchers("own") == ()
+    assert extra_watchers("own, swimdiff:a/b,hf:c/d") == ("swimdiff:a/b", "hf:c/d")
+    for text in ("", "swimdiff:a", "own,own", "own,swimdiff:", "own,hf:", "own,mdfl", "own,hf:a,hf:a"):
+        with pytest.raises(InputError, match="say own and, once each, swimdiff:FOLDER or hf:ID_OR_PATH"):
+            extra_watchers(text)

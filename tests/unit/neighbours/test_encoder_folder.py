@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from dpd_runtime.errors import InputError
-from dpd_train.config import extra_watchers
-from dpd_train.encoder import CONFIG, RECORD, WEIGHTS, check_encoder, check_new, load_encoder, save_encoder
+from dpd_train.encoder import CONFIG, RECORD, WEIGHTS, check_new, save_encoder, swimdiff
 from dpd_train.networks import ResNet, ResNetConfig
 
 SHAPE = ResNetConfig(num_classes=4, widths=(8, 12), blocks=(1, 1), dropout=0.0)
@@ -24,22 +23,33 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_is_written_is_read_back(folder: Path) -> None:
-    encoder = load_encoder(folder)
+    encoder = swimdiff(str(folder))
+    network = encoder.load()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         expected = ResNet(SHAPE)
     for name, value in expected.state_dict().items():
-        assert torch.equal(value, encoder.network.state_dict()[name])
-    assert (encoder.side, encoder.name, encoder.network.training) == (32, "swimdiff:encoder", False)
-    assert not any(parameter.requires_grad for parameter in encoder.network.parameters())
-    assert check_encoder(folder)["weights_sha256"] == encoder.sha256
+        assert torch.equal(value, network.state_dict()[name])
+    assert (encoder.side, encoder.name, network.training) == (32, "swimdiff:encoder", False)
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() == encoder.sha256
+
+
+def test_another_encoder_that_took_its_place_is_not_loaded(folder: Path) -> None:
+    """Who asked for the hash, as for a record or a cache, gets the weights that have it."""
+    encoder = swimdiff(str(folder))
+    save_encoder(ResNet(SHAPE), folder, {"resolution": 32})
+    with pytest.raises(InputError, match=r"encoder: model\.safetensors is damaged"):
+        encoder.load()
+    assert swimdiff(str(folder)).sha256 != encoder.sha256
+    swimdiff(str(folder)).load()
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS, RECORD])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(InputError, match=f"encoder: {name} is missing; give a folder that dpd swimdiff"):
-        check_encoder(folder)
+        swimdiff(str(folder))
 
 
 def test_a_flipped_bit_and_a_cut_file_are_found(folder: Path) -> None:
@@ -48,7 +58,7 @@ def test_a_flipped_bit_and_a_cut_file_are_found(folder: Path) -> None:
     for damaged in (bytes(content), bytes(content[:-9]), b""):
         (folder / WEIGHTS).write_bytes(damaged)
         with pytest.raises(InputError, match=r"model.safetensors is damaged.*train it again: dpd swimdiff"):
-            load_encoder(folder)
+            swimdiff(str(folder)).load()
 
 
 @pytest.mark.parametrize(
@@ -62,7 +72,7 @@ def test_a_flipped_bit_and_a_cut_file_are_found(folder: Path) -> None:
 def test_other_damage_is_said_in_one_line(folder: Path, name: str, content: str, words: str) -> None:
     (folder / name).write_text(content)
     with pytest.raises(InputError, match=words) as caught:
-        load_encoder(folder)
+        swimdiff(str(folder)).load()
     assert "\n" not in str(caught.value)
 
 
@@ -92,24 +102,16 @@ def test_a_config_that_its_record_vouches_for_is_still_not_believed(folder: Path
     record["config_sha256"] = hashlib.sha256(content.encode()).hexdigest()
     (folder / RECORD).write_text(json.dumps(record))
     with pytest.raises(InputError, match=r"does not fit config\.json") as caught:
-        load_encoder(folder)
+        swimdiff(str(folder)).load()
     assert "\n" not in str(caught.value)
 
 
 def test_nothing_there_and_something_there(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere: no such folder; make it: dpd swimdiff DATA"):
-        check_encoder(tmp_path / "nowhere")
+        swimdiff(str(tmp_path / "nowhere"))
     check_new(tmp_path / "nowhere")
     with pytest.raises(InputError, match="holds a finished encoder; choose another --out"):
         check_new(folder)
     (folder / RECORD).unlink()
     with pytest.raises(InputError, match="is not an empty folder"):
         check_new(folder)
-
-
-def test_watchers_are_own_and_folders() -> None:
-    assert extra_watchers("own") == ()
-    assert extra_watchers("own, swimdiff:a/b,hf:c/d") == ("swimdiff:a/b", "hf:c/d")
-    for text in ("", "swimdiff:a", "own,own", "own,swimdiff:", "own,hf:", "own,mdfl", "own,hf:a,hf:a"):
-        with pytest.raises(InputError, match="say own and, once each, swimdiff:PATH or hf:ID_OR_PATH"):
-            extra_watchers(text)
