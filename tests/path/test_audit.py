@@ -16,12 +16,12 @@ from dpd_eval.report_records import read_audit
 from dpd_eval.subject import open_audited, read_data, subject_of
 from dpd_eval.verdict import Audit, Outcome, check_verdict, family_of, write_record
 from dpd_export import ExportOptions, export_run
+from dpd_neighbours.swimdiff.folder import save_encoder
 from dpd_runtime.bundle import load_bundle
 from dpd_runtime.dataset import write_set
 from dpd_runtime.errors import AuditError, DataError, InputError
 from dpd_runtime.generation import generate
 from dpd_runtime.solvers import schedule_from_config
-from dpd_train.encoder import save_encoder
 from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.reading import HeldOut
 from dpd_train.scenes import open_scenes

@@ -12,12 +12,12 @@ import pytest
 pytest.importorskip("diffusers")
 from dpd_distill.distillation import STORED_PRIVATE, Asked, Distillation, PrivateRequest
 from dpd_eval.selection import write_folder
+from dpd_neighbours.swimdiff.folder import save_encoder
 from dpd_runtime.classifier import images_below
 from dpd_runtime.errors import DataError
 from dpd_runtime.image_folders import made_by_dpd
 from dpd_runtime.set_state import State
 from dpd_train.config import TrainConfig
-from dpd_train.encoder import save_encoder
 from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.run import match_config
 from dpd_train.scene_set import fingerprint

@@ -11,13 +11,13 @@ from dpd_cli.commands.pretrain import SourceOptions, sources_of
 from dpd_cli.options import Device, Json, MaxMinutes, Threads, Values, options_of, require_torch, under
 from dpd_cli.terminal import log_to_console, print_json, stage_progress
 from dpd_neighbours.swimdiff.config import SwimDiff
+from dpd_neighbours.swimdiff.folder import check_new
 from dpd_neighbours.swimdiff.unlabelled import check_images
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder, check_cache, check_writable
 from dpd_runtime.settings import setting
 from dpd_runtime.text import counted
 from dpd_train.config import check_device
-from dpd_train.encoder import check_new
 
 
 @dataclass(frozen=True, kw_only=True)

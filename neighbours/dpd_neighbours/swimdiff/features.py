@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from dpd_neighbours.swimdiff.config import SwimDiff
+from dpd_neighbours.swimdiff.folder import save_encoder
 from dpd_neighbours.swimdiff.training import train_swimdiff
 from dpd_neighbours.swimdiff.unlabelled import read_unlabelled
 from dpd_runtime.annotations import Progress
 from dpd_runtime.versions import package_versions
 from dpd_train.compute import Deadline, TimeUp, hardware
-from dpd_train.encoder import save_encoder
 from dpd_train.networks import count_parameters
 from dpd_train.pool import Sources
 from dpd_train.pretrain import Timed

@@ -22,12 +22,12 @@ from dpd_neighbours.mdfl import (
     middle_maps,
     ring_amplitudes,
 )
+from dpd_neighbours.swimdiff.folder import save_encoder
 from dpd_runtime.annotations import Images
 from dpd_runtime.errors import InputError
 from dpd_train.bases import load_base
 from dpd_train.captions import embed
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
-from dpd_train.encoder import save_encoder
 from dpd_train.encoders import open_encoder
 from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.scene_set import SceneSet

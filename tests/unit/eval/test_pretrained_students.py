@@ -18,9 +18,9 @@ from dpd_eval.options import EvaluateConfig
 from dpd_eval.pretrained import check_student, without_folder
 from dpd_eval.recipe import load_recipe
 from dpd_eval.students import build_student, predict, student_identity, train_student
+from dpd_neighbours.swimdiff.folder import save_encoder
 from dpd_runtime.annotations import Images, Int64
 from dpd_runtime.errors import InputError
-from dpd_train.encoder import save_encoder
 from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.scene_set import SceneSet
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dpd_neighbours.swimdiff.folder import CONFIG, RECORD, WEIGHTS, check_new, save_encoder, swimdiff
 from dpd_runtime.errors import InputError
-from dpd_train.encoder import CONFIG, RECORD, WEIGHTS, check_new, save_encoder, swimdiff
 from dpd_train.networks import ResNet, ResNetConfig
 
 SHAPE = ResNetConfig(num_classes=4, widths=(8, 12), blocks=(1, 1), dropout=0.0)

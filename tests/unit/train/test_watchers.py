@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from dpd_neighbours.swimdiff.folder import save_encoder
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.config import TrainConfig, extra_watchers
-from dpd_train.encoder import save_encoder
 from dpd_train.encoders import open_encoder
 from dpd_train.matching import Watcher, embed, maps_of
 from dpd_train.networks import ResNet, ResNetConfig
