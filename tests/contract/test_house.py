@@ -67,6 +67,7 @@ def spoil(path: Path, module: str) -> None:
         ("export", "export/dpd_export/packing.py", "dpd_export.compile"),
         ("cli", "cli/dpd_cli/terminal.py", "dpd_cli.main"),
         ("rooms", "dpd_eval/statistics.py", "dpd_neighbours.students"),
+        ("rooms", "cli/dpd_cli/terminal.py", "dpd_neighbours.students"),
         ("acyclic", "dpd_runtime/solvers.py", "dpd_runtime.sampling"),
     ],
 )
