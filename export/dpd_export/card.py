@@ -433,9 +433,10 @@ def _pretrain_command(base: Record) -> str:
     options = recorded_split(config) | {name: config[name] for name in names if name in config}
     options |= {"crops": bool(config.get("crops")), "seed": config.get("seed")}
     options |= {"bands": ",".join(base["bands"])} if "bands" in base else {}
-    for stage in STAGES:
-        options |= {f"{stage}_{end}": config.get(stage, {}).get(key) for end, key in STAGE_OPTIONS.items()}
-    return _command(f"pretrain {' '.join(places)} --out BASE", options)
+    trainings = {
+        f"{stage}_{end}": config.get(stage, {}).get(key) for stage in STAGES for end, key in STAGE_OPTIONS.items()
+    }
+    return _command(f"pretrain {' '.join(places)} --out BASE", options | trainings, tuple(trainings))
 
 
 def _command(verb: str, options: Record, by_set: Sequence[str] = ()) -> str:

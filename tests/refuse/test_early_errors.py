@@ -103,7 +103,7 @@ EARLY = [
     ("pretrain scenes --out new --state notes.txt", "is a file, where a folder must be; choose another --state"),
     ("pretrain scenes --out new --start best/base", "base 'best/base': no such folder"),
     ("pretrain scenes --out new --stage best", "--stage 'best' is unknown"),
-    ("pretrain scenes --out new --denoiser-rate 0", "--denoiser-rate is 0.0: it must be positive"),
+    ("pretrain scenes --out new --set denoiser_rate=0", "--set denoiser_rate is 0.0: it must be positive"),
     (
         "pretrain scenes --out new --features swimdiff",
         "dpd pretrain has no --features any more: give dpd swimdiff DATA --out ENC",
@@ -115,7 +115,7 @@ EARLY = [
     ("pretrain scenes --out new --lambda-diffusion 3", "no --lambda-diffusion any more: give dpd swimdiff DATA --out "),
     ("pretrain scenes --out new --bands 3,2,1", "are for a VAE of other bands than red, green and blue"),
     ("pretrain scenes --out new --bands all --stage decoder", "--stage has no effect with --bands"),
-    ("pretrain scenes --out new --bands all --denoiser-steps 3", "--denoiser-steps has no effect with --bands"),
+    ("pretrain scenes --out new --bands all --set denoiser_steps=3", "--set denoiser_steps has no effect with --bands"),
     ("pretrain scenes --out new --bands all --crops", "--crops has no effect with --bands"),
     ("pretrain drawn:9 --out new --bands all", "drawn:9: drawn scenes are red, green and blue"),
     ("federate here:8080 --classes A,B --out full", "full is not empty"),

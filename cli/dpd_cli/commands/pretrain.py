@@ -14,7 +14,7 @@ from dpd_cli.terminal import log_to_console, print_json, stage_progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder, check_cache, check_writable
 from dpd_runtime.settings import setting
-from dpd_runtime.text import option
+from dpd_runtime.text import called
 from dpd_train.config import STAGES, TRAININGS, check_device  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import PLAIN, By, parse_reading  # noqa: TID253 -- loads no PyTorch
 
@@ -70,19 +70,29 @@ class TrainingOptions:
     """Steps, batch and learning rate of each training. None is the value that made the base in this package."""
 
     autoencoder_steps: int | None = setting(
-        None, "Steps", "Steps of the joint VAE training. Default: 3000. With --bands: 800."
+        None, "Steps", "Steps of the joint VAE training. Default: 3000. With --bands: 800.", study=True
     )
-    decoder_steps: int | None = setting(None, "Steps", "Steps of the training of the decoder alone. Default: 3000.")
-    denoiser_steps: int | None = setting(None, "Steps", "Steps of the diffusion training. Default: 8000.")
-    perceptual_steps: int | None = setting(None, "Steps", "Steps of each perceptual network. Default: 800.")
-    autoencoder_batch: int | None = setting(None, "Batches", "Images per step of the joint VAE training.")
-    decoder_batch: int | None = setting(None, "Batches", "Images per step of the decoder alone.")
-    denoiser_batch: int | None = setting(None, "Batches", "Images per step of the diffusion training; 256 suits a GPU.")
-    perceptual_batch: int | None = setting(None, "Batches", "Images per step of a perceptual network.")
-    autoencoder_rate: float | None = setting(None, "Learning rates", "Peak learning rate of the joint VAE training.")
-    decoder_rate: float | None = setting(None, "Learning rates", "Peak learning rate of the decoder alone.")
-    denoiser_rate: float | None = setting(None, "Learning rates", "Peak learning rate of the diffusion training.")
-    perceptual_rate: float | None = setting(None, "Learning rates", "Peak learning rate of a perceptual network.")
+    decoder_steps: int | None = setting(
+        None, "Steps", "Steps of the training of the decoder alone. Default: 3000.", study=True
+    )
+    denoiser_steps: int | None = setting(None, "Steps", "Steps of the diffusion training. Default: 8000.", study=True)
+    perceptual_steps: int | None = setting(None, "Steps", "Steps of each perceptual network. Default: 800.", study=True)
+    autoencoder_batch: int | None = setting(None, "Batches", "Images per step of the joint VAE training.", study=True)
+    decoder_batch: int | None = setting(None, "Batches", "Images per step of the decoder alone.", study=True)
+    denoiser_batch: int | None = setting(
+        None, "Batches", "Images per step of the diffusion training; 256 suits a GPU.", study=True
+    )
+    perceptual_batch: int | None = setting(None, "Batches", "Images per step of a perceptual network.", study=True)
+    autoencoder_rate: float | None = setting(
+        None, "Learning rates", "Peak learning rate of the joint VAE training.", study=True
+    )
+    decoder_rate: float | None = setting(None, "Learning rates", "Peak learning rate of the decoder alone.", study=True)
+    denoiser_rate: float | None = setting(
+        None, "Learning rates", "Peak learning rate of the diffusion training.", study=True
+    )
+    perceptual_rate: float | None = setting(
+        None, "Learning rates", "Peak learning rate of a perceptual network.", study=True
+    )
 
 
 Data = Annotated[
@@ -139,7 +149,7 @@ def pretrain_command(
         dpd pretrain eurosat/train --val-per-class 100 --out base
         dpd pretrain eurosat/train drawn:110 --val-per-class 100,10 --out base
         dpd pretrain DATA --out base --stage denoiser,save --threads 1
-        dpd pretrain DATA --out base --device cuda --denoiser-batch 256
+        dpd pretrain DATA --out base --device cuda --set denoiser_batch=256
         dpd pretrain sentinel2/ --bands all --out base13
     """
     stages: Any = STAGES if stage == "all" else tuple(part.strip() for part in stage.split(","))
@@ -200,7 +210,7 @@ def _check_options(
         raise InputError(f"--max-minutes is {max_minutes}: give 0 or more")
     for name, value in given.items():
         if value is not None and not value > 0:
-            raise InputError(f"{option(name)} is {value}: it must be positive")
+            raise InputError(f"{called(TrainingOptions, name)} is {value}: it must be positive")
 
 
 def _check_place(out: Path) -> None:
@@ -254,7 +264,9 @@ def _check_reading(sources: "Sources", of_rgb: dict[str, Any]) -> None:
     given = ["crops"] if sources.crops is not None else []
     given += [name for name, value in of_rgb.items() if value is not None and not name.startswith("autoencoder_")]
     if given:
-        raise InputError(f"{option(given[0])} has no effect with --bands, which trains only a VAE: leave it out")
+        raise InputError(
+            f"{called(TrainingOptions, given[0])} has no effect with --bands, which trains only a VAE: leave it out"
+        )
 
 
 def _of_bands(seed: int, given: dict[str, Any]) -> "AutoencoderTraining":

@@ -230,8 +230,8 @@ def _command(monkeypatch: pytest.MonkeyPatch, arguments: list[str], result: dict
 def test_options_reach_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, number = ["--device", "cpu", "--max-minutes", "7.5"], 10
     for stage in ("perceptual", "autoencoder", "decoder", "denoiser"):
-        arguments += [f"--{stage}-steps", str(number), f"--{stage}-batch", str(number + 1)]
-        arguments += [f"--{stage}-rate", f"{number + 2}e-4"]
+        values = {"steps": str(number), "batch": str(number + 1), "rate": f"{number + 2}e-4"}
+        arguments += [word for name, value in values.items() for word in ("--set", f"{stage}_{name}={value}")]
         number += 3
     _, seen = _command(monkeypatch, arguments, {"timing": {}})
     parts = [getattr(seen["config"], name) for name in ("perceptual", "autoencoder", "decoder", "denoiser")]
@@ -258,8 +258,13 @@ def test_options_that_are_not_given_leave_the_defaults(monkeypatch: pytest.Monke
     _, seen = _command(monkeypatch, ["--device", "cpu"], {"timing": {}})
     assert seen["config"] == PretrainConfig()
     assert seen["max_minutes"] is None
-    for wrong in (["--denoiser-batch", "0"], ["--decoder-rate", "-1"], ["--max-minutes", "-1"], ["--device", "tpu"]):
-        with pytest.raises(InputError, match=wrong[1]):
+    for wrong in (
+        ["--set", "denoiser_batch=0"],
+        ["--set", "decoder_rate=-1"],
+        ["--max-minutes", "-1"],
+        ["--device", "tpu"],
+    ):
+        with pytest.raises(InputError, match=wrong[1].partition("=")[0]):
             _command(monkeypatch, wrong, {"timing": {}})
 
 

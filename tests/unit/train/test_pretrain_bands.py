@@ -51,7 +51,7 @@ def test_a_card_names_the_command_that_made_it(pretrained: Path) -> None:
     record = json.loads((pretrained / "base4" / "pretrain.json").read_text())
     words = _pretrain_command(record).split()
     assert words[:5] == ["dpd", "pretrain", "DATA", "--out", "BASE"]
-    for name, value in (("--bands", "B2,B3,B4,B8"), ("--autoencoder-steps", "120"), ("--seed", "0")):
+    for name, value in (("--bands", "B2,B3,B4,B8"), ("--set", "autoencoder_steps=120"), ("--seed", "0")):
         assert words[words.index(name) + 1] == value
 
 
