@@ -38,19 +38,40 @@ app = typer.Typer(
     help="Distil labelled scenes into a bundle, and generate a training set from it without PyTorch and without the "
     "scenes.",
     epilog="Every command takes --config FILE: TOML with its options as keys, or a record that dpd wrote. The command "
-    "line wins. Other packages can add commands.",
+    "line wins. -o and --output, --num-inference-steps, --learning-rate and --report-to are understood. Other packages "
+    "can add commands.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 PANELS = {
-    "Make a bundle": "check distill train export engines audit keygen sign encrypt decrypt",
-    "Use a bundle": "generate info verify bench doctor",
-    "Use a set": "fit predict",
-    "Compare": "evaluate select report",
-    "More": "demo pretrain",
+    "The first hour": "check distill info generate evaluate fit predict",
+    "Make a bundle": "train export engines audit pretrain demo",
+    "Sign and encrypt": "keygen sign encrypt decrypt",
+    "Use a bundle": "verify bench doctor",
+    "Compare": "select report",
 }
 """The headings of `dpd --help`, with their commands in order."""
+CALLED = {
+    "--model": ("--base", "--student", "--students", "--extractor"),
+    "--epochs": ("--steps", "--recipe"),
+    "--lr": ("--peak-rate",),
+    "--batch-size": ("--batch",),
+    "--num-images": ("--ipc", "--images"),
+    "--images-per-class": ("--ipc",),
+    "--num-classes": ("--classes",),
+    "--size": ("--resolution",),
+    "--image-size": ("--resolution",),
+    "--gpu": ("--device",),
+    "--workers": ("--threads", "--jobs"),
+    "--num-workers": ("--threads", "--jobs"),
+    "--scheduler": ("--solver", "--sampler"),
+    "--scale": ("--guidance-scale",),
+    "--force": ("--overwrite",),
+    "--output-dir": ("--out",),
+    "--data": ("--train",),
+}
+"""What other programs call an option → ours, of which a message names the first that the command has."""
 FOR_SITES: dict[str, Callable[..., None]] = {
     "keygen": keygen_command,
     "sign": sign_command,
@@ -195,8 +216,10 @@ def _explain(error: Exception) -> NoReturn:
                 _fail(f"{context.command_path} has no {option}: give --set {name}=VALUE", 2)
             if option in (gone := GONE.get(context.info_name or "", {})):
                 _fail(f"{context.command_path} has no {option} any more: {gone[option]}", 2)
-            known = [name for parameter in context.command.get_params(context) for name in parameter.opts]
-            _fail(f"no such option {option}{_meant(option, known)}{hint}", 2)
+            known = [opt for p in context.command.get_params(context) for opt in p.opts if opt != "--help"]
+            asked = next((own for own in CALLED.get(option, ()) if own in known), option)
+            meant = f"; did you mean {asked}?" if asked != option else _meant(option, known)
+            _fail(f"no such option {option}{meant}{hint}", 2)
         _fail(f"{error.format_message().rstrip('.')}{hint}", 2)
     if type(error).__name__ == "Abort":
         _end_interrupted()

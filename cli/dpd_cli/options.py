@@ -7,7 +7,7 @@ import os
 import re
 import textwrap
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import Field, fields
 from pathlib import Path
@@ -43,8 +43,25 @@ def named(values: Iterable[str]) -> str:
 
 
 def under(panel: str, help: str, *names: str, metavar: str | None = None, min: int | None = None) -> Any:
-    """Make an option under a heading of `--help`. `names` replace the name that follows from the parameter."""
-    return typer.Option(*names, help=help, metavar=metavar, min=min, rich_help_panel=panel)
+    """Make an option under a heading of `--help`. `names` replace the name that follows from the parameter. Where the
+    metavar lists the values, `a|b|c`, shells complete them.
+    """
+    values = (metavar or "").removesuffix(",...").split("|")
+    completed = values if len(values) > 1 and all(re.fullmatch(r"[\w.+-]+", value) for value in values) else None
+    return typer.Option(
+        *names,
+        help=help,
+        metavar=metavar,
+        min=min,
+        rich_help_panel=panel,
+        autocompletion=None if completed is None else lambda incomplete: _begun(incomplete, completed),
+    )
+
+
+def _begun(incomplete: str, values: Sequence[str]) -> list[str]:
+    """The values that complete what was typed, of a list its last part."""
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{value}" for value in values if value.startswith(last)]
 
 
 def named_after(place: Path, ending: str) -> Path:
@@ -243,9 +260,7 @@ def _parameter(config: type, field: "Field[Any]") -> inspect.Parameter:
     values = choices(config).get(field.name)
     listed = get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis
     metavar = field.metadata["metavar"] or (named(values) + ",..." * listed if values else None)
-    made = typer.Option(
-        metavar=metavar, help=field.metadata["help"] + _default(field), rich_help_panel=field.metadata["panel"]
-    )
+    made = under(field.metadata["panel"], field.metadata["help"] + _default(field), metavar=metavar)
     annotation = str if values or listed else kind
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation | None, made]
@@ -412,11 +427,32 @@ PANELS = (
 """Headings of options in `--help`, in this order; "Options" holds the rest."""
 
 
+UNDERSTOOD = {
+    "-o": "--out",
+    "--output": "--out",
+    "--num-inference-steps": "--steps",
+    "--learning-rate": "--peak-rate",
+    "--report-to": "--tracker",
+}
+"""Names of other programs → ours."""
+
+
 class Verb(TyperCommand):
     """A command whose help is plain text under headings. No name of an option is cut, at any width.
 
     The error of a full disk that names no file, as of libraries that write by themselves, names the command's --out.
     """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words of the command line. Names that other programs use stand for ours where the command has
+        these; what stands behind an option that takes a value is that value.
+        """
+        own = {name for parameter in self.params for name in parameter.opts}
+        valued = {name for p in self.params if not getattr(p, "is_flag", False) for name in p.opts}
+        words = [
+            word if before in valued else _own_word(word, own) for before, word in zip(["", *args], args, strict=False)
+        ]
+        return super().parse_args(ctx, words)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -446,6 +482,12 @@ class Verb(TyperCommand):
         own = [(f"{OPTION} FILE", CONFIG_HELP), DEBUG_HELP]
         rows["Options"][-1:-1] = own  # before --help
         _write_rows(formatter, rows)
+
+
+def _own_word(word: str, own: Collection[str]) -> str:
+    name, equals, value = word.partition("=")
+    meant = UNDERSTOOD.get(name)
+    return word if meant not in own or name in own else f"{meant}{equals}{value}"
 
 
 class Verbs(TyperGroup):

@@ -24,10 +24,13 @@ printf '%s\\n' "${COMPREPLY[@]}"
     ("words", "expected"),
     [
         (["ge"], ["generate"]),
-        (["e"], ["export", "engines", "encrypt", "evaluate"]),
+        (["e"], ["evaluate", "export", "engines", "encrypt"]),
         (["generate", "--se"], ["--seed"]),
         (["generate", "site.dpd", "--image"], ["--image-format"]),
         (["info", "--qqq"], [""]),
+        (["train", "--tune", ""], ["full", "lora"]),
+        (["generate", "--format", "web"], ["webdataset"]),
+        (["pretrain", "--stage", "autoencoder,de"], ["autoencoder,decoder", "autoencoder,denoiser"]),
     ],
 )
 def test_bash_completes_commands_and_options(
