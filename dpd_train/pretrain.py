@@ -44,6 +44,7 @@ from dpd_train.denoiser import DenoiserTraining, LatentData, train_denoiser
 from dpd_train.pool import Pool, Sources, read_pool
 from dpd_train.reading import By
 from dpd_train.scene_set import Crops, SceneSet, to_float
+from dpd_train.tracking import Track, tracked
 from dpd_train.tuning import noise_levels
 from dpd_train.vae import (
     DECODER,
@@ -120,13 +121,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
-    """What every stage works with: data, folder of the state files, device and deadline."""
+    """What every stage works with: data, folder of the state files, device, deadline and a tracker."""
 
     pool: Pool
     config: PretrainConfig
     state: Path
     device: torch.device
     deadline: Deadline
+    track: Track | None = None
 
     @property
     def joint(self) -> Path:
@@ -287,6 +289,7 @@ def _denoiser_stage(work: _Work, progress: Progress) -> tuple[Base, list[dict[st
         vae=vae,
         device=work.device,
         deadline=work.deadline,
+        track=work.track,
     )
     return replace(base, unet=trained_unet.eval(), text_encoder=trained_text.eval()), history
 
@@ -336,6 +339,7 @@ def pretrain(
     *,
     device: torch.device | str = "cpu",
     max_minutes: float | None = None,
+    tracker: str | None = None,
 ) -> dict[str, Any]:
     """Train the given stages and, with "save", write the base folder.
 
@@ -343,17 +347,27 @@ def pretrain(
         data: a folder or list as in `read_scenes`, or several sources as in `Sources.data`.
         state: folder for resumable state, outside the project's checkout.
         max_minutes: stop at a checkpoint after this time; the same call continues from there.
+        tracker: name of one that accelerate knows; it gets losses and learning rate of the denoiser.
 
     Returns:
         "timing" of each stage; "unfinished": {stage, step, steps} if time ran out; after the denoiser, the metrics that
         are also written to the base's pretrain.json.
     """
-    deadline, timing = Deadline(max_minutes), {}
+    deadline = Deadline(max_minutes)
     state.mkdir(parents=True, exist_ok=True)
     pool = read_pool(config.sources((str(data),) if isinstance(data, str | Path) else tuple(data)))
     start = None if config.start is None else load_base(config.start).vae
     check_same(state, pool.record, config.resolution, config.seed, start)
-    work = _Work(pool=pool, config=config, state=state, device=torch.device(device), deadline=deadline)
+    told = {name: value for name, value in asdict(config).items() if isinstance(value, int | float | str)}
+    own = asdict(config.denoiser).items()
+    told |= {f"denoiser_{name}": value for name, value in own if isinstance(value, int | float | str)}
+    with tracked(tracker, state / "tracker", told) as track:
+        work = _Work(pool=pool, config=config, state=state, device=torch.device(device), deadline=deadline, track=track)
+        return _pretrained(work, out, stages, progress)
+
+
+def _pretrained(work: _Work, out: Path, stages: Sequence[Stage], progress: Callable[[str], Progress]) -> dict[str, Any]:
+    timing: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
     stage: Stage = "perceptual"
     try:
@@ -369,7 +383,7 @@ def pretrain(
             if trained is not None:
                 metrics = _metrics(work, *trained)
                 if "save" in stages:
-                    save_base(trained[0], out, state / "tokenizer", torch.float16)
+                    save_base(trained[0], out, work.state / "tokenizer", torch.float16)
                     (out / RECORD_NAME).write_text(
                         json.dumps(metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8"
                     )

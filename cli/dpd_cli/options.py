@@ -155,6 +155,7 @@ Device = Annotated[
 ]
 Threads = Annotated[int | None, under("Running", "PyTorch threads. Default: all cores.", min=1)]
 MaxMinutes = Annotated[float | None, under("Running", "Stop at a checkpoint after this many minutes.")]
+Tracker = Annotated[str | None, under("Output", "Log figures to tensorboard, wandb, ... Default: none.")]
 Overwrite = Annotated[bool, under("Output", "Replace a bundle or a set that exists at --out.", "--overwrite")]
 Json = Annotated[bool, under("Output", "Print one JSON object.", "--json")]
 

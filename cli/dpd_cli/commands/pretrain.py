@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpd_cli.options import Device, Json, MaxMinutes, Threads, Values, options_of, require_torch, under
+from dpd_cli.options import Device, Json, MaxMinutes, Threads, Tracker, Values, options_of, require_torch, under
 from dpd_cli.terminal import log_to_console, print_json, stage_progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder, check_cache, check_writable
@@ -136,6 +136,7 @@ def pretrain_command(
     max_minutes: MaxMinutes = None,
     threads: Threads = None,
     seed: Seed = 0,
+    tracker: Tracker = None,
     json_output: Json = False,
     *,
     given: Values,
@@ -152,12 +153,15 @@ def pretrain_command(
         dpd pretrain DATA --out base --device cuda --set denoiser_batch=256
         dpd pretrain sentinel2/ --bands all --out base13
     """
+    from dpd_train.tracking import check_tracker
+
     stages: Any = STAGES if stage == "all" else tuple(part.strip() for part in stage.split(","))
     _check_options(stages, resolution, latent_channels, max_minutes, given[TrainingOptions])
     check_device(device)
     if attention_levels not in (None, 1, 2, 3):
         raise InputError(f"--attention-levels is {attention_levels}: use 1, 2 or 3")
-    shape = {"latent_channels": latent_channels, "attention_levels": attention_levels}
+    check_tracker(tracker)
+    shape = {"latent_channels": latent_channels, "attention_levels": attention_levels, "tracker": tracker}
     sources = sources_of(data, resolution, seed, given[SourceOptions], given[BandOptions])
     _check_reading(sources, shape | {"stage": None if stage == "all" else stage} | given[TrainingOptions])
     require_torch()
@@ -184,7 +188,8 @@ def pretrain_command(
             metrics = pretrain_bands(sources, first, out, folder, training, bar, device=place, max_minutes=max_minutes)
         else:
             config = _config(sources, start, latent_channels, attention_levels, given[TrainingOptions])
-            metrics = pretrain(data, out, folder, config, stages, progress, device=place, max_minutes=max_minutes)
+            running: dict[str, Any] = {"device": place, "max_minutes": max_minutes, "tracker": tracker}
+            metrics = pretrain(data, out, folder, config, stages, progress, **running)
     _print(out, folder, stages, metrics, json_output)
 
 

@@ -15,6 +15,7 @@ from dpd_cli.options import (
     Json,
     MaxMinutes,
     Threads,
+    Tracker,
     Values,
     extras_of,
     given_values,
@@ -49,7 +50,6 @@ Resume = Annotated[
     bool, under("Running", "Continue the unfinished run at --out, with its own DATA and options.", "--resume")
 ]
 KeepCheckpoints = Annotated[bool, under("Output", "Keep the checkpoints of a finished run.", "--keep-checkpoints")]
-Tracker = Annotated[str | None, under("Output", "Log figures to tensorboard, wandb, ... Default: none.")]
 TuningName = Annotated[
     str | None,
     under(

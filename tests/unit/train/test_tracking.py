@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from dpd_runtime.errors import InputError
+from dpd_train.config import TRAININGS
+from dpd_train.pretrain import PretrainConfig, pretrain
 from dpd_train.tracking import check_tracker, tracked
 from dpd_train.train import train
 from tests.tiny import CONFIG, drawn_scenes, tiny_base
@@ -44,6 +46,19 @@ def test_tensorboard_holds_losses_rate_and_config(tmp_path: Path) -> None:
     options = next((run / "tracker").rglob("hparams.yml")).read_text()
     assert "batch: 4\n" in options
     assert "seed: 0\n" in options
+
+
+@pytest.mark.full
+def test_tensorboard_holds_the_losses_of_a_base(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    scenes, few = drawn_scenes(tmp_path / "scenes"), {"steps": 4, "batch": 4}
+    parts = {name: replace(getattr(PretrainConfig(), name), **few) for name in TRAININGS}
+    config = PretrainConfig(resolution=32, val_per_class=2, start=str(tiny_base(tmp_path)), **parts)
+    pretrain(scenes, tmp_path / "base", tmp_path / "state", config, TRAININGS, tracker="tensorboard")
+    found = _scalars(tmp_path / "state" / "tracker")
+    assert found["loss"].keys() == found["rate"].keys() == found["validation_loss"].keys() == {4}
+    options = next((tmp_path / "state" / "tracker").rglob("hparams.yml")).read_text()
+    assert "denoiser_batch: 4\n" in options
 
 
 def test_no_tracker_is_the_default_and_leaves_nothing(tmp_path: Path) -> None:
