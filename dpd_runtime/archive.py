@@ -303,7 +303,7 @@ def parse_header(path: Path, raw: bytes) -> Header:
 
 
 def _fitting(path: Path, header: Header, key: Key | None) -> Key:
-    wanted = "a passphrase: pass --passphrase-file" if header.kind == PASSPHRASE else "a key file: pass --key-file"
+    wanted = "a passphrase: pass --key FILE" if header.kind == PASSPHRASE else "a key file: pass --key FILE"
     if key is None or isinstance(key, bytes) is (header.kind == PASSPHRASE):
         raise DecryptionError(
             f"{path} is encrypted with {wanted}; where a command has no such option, decrypt the file with dpd decrypt "

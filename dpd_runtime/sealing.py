@@ -217,7 +217,7 @@ def _check_expires(day: str) -> None:
 # -- Encrypt a bundle to a file, and decrypt it to a file. `archive.open_files` reads an encrypted bundle in memory.
 
 
-NO_KEY = "give --key-file or --passphrase-file, or set DPD_PASSPHRASE"
+NO_KEY = "give --key FILE, or set DPD_PASSPHRASE"
 
 
 def encrypt_bundle(bundle: Path, out: Path, key: Key | None, *, overwrite: bool = False) -> Bundle:
@@ -331,18 +331,18 @@ def require_audit(bundle: Bundle) -> None:
 
 
 def parse_privacy(text: str) -> tuple[float, float]:
-    """Read ε, or ε and δ with a comma between them, as `--require-dp` takes them.
+    """Read ε, or ε and δ with a colon between them, as `--require dp:EPSILON:DELTA` has them.
 
     Raises:
         InputError: it is something else.
     """
-    parts = text.split(",")
+    parts = text.split(":")
     try:
         epsilon, delta = float(parts[0]), float(parts[1]) if len(parts) == 2 else MOST_DELTA
     except ValueError:
         epsilon = delta = 0.0
     if len(parts) > 2 or not (epsilon > 0 and 0 < delta < 1):
-        raise InputError(f"--require-dp {text}: give an epsilon such as 1, or epsilon and delta such as 1,1e-6")
+        raise InputError(f"--require dp:{text}: give an epsilon such as dp:1, or epsilon and delta such as dp:1:1e-6")
     return epsilon, delta
 
 

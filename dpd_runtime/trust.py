@@ -269,6 +269,31 @@ def read_encryption_key(path: Path) -> bytes:
     return raw
 
 
+def read_key(path: Path) -> bytes | str:
+    """Read what opens an encrypted bundle: a key of 32 bytes, as dpd keygen --encryption writes it, or a passphrase.
+
+    Thirty-two bytes that are printable text are a passphrase, which a key of random bytes is not.
+
+    Raises:
+        InputError: the file cannot be read, or holds neither.
+    """
+    raw = _read(path)
+    if len(raw) == KEY_BYTES:
+        try:
+            printable = raw.decode().rstrip("\r\n").isprintable()
+        except UnicodeDecodeError:
+            printable = False
+        if not printable:
+            return raw
+    try:
+        return read_passphrase(path)
+    except InputError as error:
+        raise InputError(
+            f"{path}: holds neither an encryption key, {KEY_BYTES} bytes that dpd keygen --encryption makes, nor a "
+            "passphrase, one line of UTF-8 text"
+        ) from error
+
+
 def read_passphrase(path: Path) -> str:
     """Read a passphrase: the text of the file without the line end.
 

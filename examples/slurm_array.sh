@@ -19,5 +19,5 @@ bundle="${1:?give a bundle}" out="${2:?give a folder that all nodes see}" ipc="$
 
 # --array=0-15: ids must begin at 0, as shards do
 [ "${SLURM_ARRAY_TASK_MIN:-0}" -eq 0 ] || { echo "the array must begin at 0" >&2; exit 2; }
-exec dpd generate "$bundle" --require-signature --ipc "$ipc" --seed 0 --out "$out" \
+exec dpd generate "$bundle" --require signature --ipc "$ipc" --seed 0 --out "$out" \
     --shard "${SLURM_ARRAY_TASK_ID:-0}/${SLURM_ARRAY_TASK_COUNT:-1}" --json

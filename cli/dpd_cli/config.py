@@ -98,7 +98,7 @@ def _typed(asked: Any, value: Any) -> Any:
     """A value as the command line would have it: where an option is given once, a list has commas between."""
     once = asked.nargs == 1 and not getattr(asked, "multiple", False)
     if not once or not isinstance(value, list):
-        return value
+        return value if once or isinstance(value, list) else [value]
     return joined(value) if asked.name == "classes" else ",".join(map(str, value))  # class names may hold commas
 
 

@@ -1,7 +1,16 @@
 """Options that went with the last release, and what does their work now. Each stays here for one release."""
 
 SERVER = "the server of a federated tuning is dpd federate HOST:PORT"
+KEY = {"--key-file": "give --key FILE", "--passphrase-file": "give --key FILE"}
+REQUIRED = {
+    "--require-signature": "give --require signature",
+    "--require-audit": "give --require audit",
+    "--require-encrypted": "give --require encrypted",
+    "--require-dp": "give --require dp:EPSILON or dp:EPSILON:DELTA",
+}
 GONE: dict[str, dict[str, str]] = {
+    **dict.fromkeys(("generate", "verify", "info"), KEY | REQUIRED),
+    **dict.fromkeys(("encrypt", "decrypt"), KEY),
     "train": {
         "--crop": "give --samples foreground",
         "--segmenter": "give --samples foreground:A+B",

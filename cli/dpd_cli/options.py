@@ -9,7 +9,7 @@ import textwrap
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import Field, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -22,7 +22,7 @@ from dpd_runtime.settings import choices, studied
 from dpd_runtime.text import option
 
 if TYPE_CHECKING:
-    from dpd_runtime.archive import Key
+    from dpd_runtime.archive import Key as EncryptionKey
     from dpd_runtime.bundle import Bundle
     from dpd_train.reading import Reading
 
@@ -81,10 +81,13 @@ BundleOrEmbedded = Annotated[
     Path | None,
     typer.Argument(metavar="BUNDLE", help="A .dpd file or bundle folder. Default: the embedded EuroSAT bundle."),
 ]
-KeyFile = Annotated[Path | None, under("Security", "32-byte key file of an encrypted bundle.")]
-PassphraseFile = Annotated[
+Key = Annotated[
     Path | None,
-    under("Security", f"File with the passphrase of an encrypted bundle. Default: the variable {PASSPHRASE_VARIABLE}."),
+    under(
+        "Security",
+        "File of what opens an encrypted bundle: the 32 bytes of dpd keygen --encryption, or a passphrase on one line. "
+        f"Default: the passphrase in the variable {PASSPHRASE_VARIABLE}.",
+    ),
 ]
 TrustedKey = Annotated[
     list[Path] | None,
@@ -94,29 +97,15 @@ TrustedKey = Annotated[
         metavar="<path>",
     ),
 ]
-RequireSignature = Annotated[
-    bool, under("Security", "Fail with exit code 3 unless a trusted key signed the bundle.", "--require-signature")
-]
-RequireAudit = Annotated[
-    bool,
+Require = Annotated[
+    list[str] | None,
     under(
         "Security",
-        "Fail with exit code 3 unless a trusted key signed the bundle and its audit says PASS or WARN.",
-        "--require-audit",
+        "Fail with exit code 3 unless the bundle has all of these, separated by commas: signature, by a trusted key; "
+        "audit, which says PASS or WARN and is signed; encrypted; dp:EPSILON or dp:EPSILON:DELTA, a signed claim of "
+        "differential privacy of one image with at most these (delta: 1e-5).",
+        metavar="signature,audit,encrypted,dp:EPSILON",
     ),
-]
-RequireDp = Annotated[
-    str | None,
-    under(
-        "Security",
-        "Fail with exit code 3 unless a trusted key signed the bundle and it claims differential privacy of one image "
-        "with at most this epsilon. Default for delta: 1e-5.",
-        "--require-dp",
-        metavar="EPSILON[,DELTA]",
-    ),
-]
-RequireEncrypted = Annotated[
-    bool, under("Security", "Fail with exit code 3 unless the bundle is encrypted.", "--require-encrypted")
 ]
 AllowOlder = Annotated[
     bool,
@@ -342,63 +331,79 @@ def require_torch(*extras: str) -> None:
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Demands:
+    """What `--require` asks of a bundle. privacy: the largest (ε, δ)."""
+
+    signature: bool = False
+    audit: bool = False
+    encrypted: bool = False
+    privacy: tuple[float, float] | None = None
+
+
+def demands_of(require: Iterable[str]) -> Demands:
+    """Read `--require`.
+
+    Raises:
+        InputError: an unknown word, or an epsilon that is none.
+    """
+    from dpd_runtime.sealing import parse_privacy
+
+    found: dict[str, Any] = {}
+    for word in (part.strip() for text in require for part in text.split(",")):
+        kind, colon, value = word.partition(":")
+        if kind == "dp" and colon:
+            found["privacy"] = parse_privacy(value)
+        elif word in ("signature", "audit", "encrypted"):
+            found[word] = True
+        else:
+            raise InputError(f"--require {word!r} is unknown: give signature, audit, encrypted or dp:EPSILON")
+    return Demands(**found)
+
+
 def open_bundle(
     bundle: Path | None,
-    key_file: Path | None,
-    passphrase_file: Path | None,
+    key: Path | None,
     trusted_key: list[Path] | None,
+    require: Iterable[str] | None,
     *,
-    require_signature: bool = False,
-    require_audit: bool = False,
-    require_dp: str | None = None,
-    require_encrypted: bool = False,
     allow_older: bool = False,
 ) -> "Bundle":
-    """Open a bundle, the embedded one for None, and check what the options demand."""
+    """Open a bundle, the embedded one for None, and check what `--require` demands."""
     from dpd_runtime import sealing
     from dpd_runtime.bundle import embedded_bundle, load_bundle
     from dpd_runtime.trust import read_public_key
 
-    path = bundle or embedded_bundle()
-    wanted = None if require_dp is None else sealing.parse_privacy(require_dp)
-    if require_encrypted:
+    path, demands = bundle or embedded_bundle(), demands_of(require or ())
+    if demands.encrypted:
         sealing.require_encrypted(path)
     trusted = tuple(read_public_key(file) for file in trusted_key) if trusted_key else None
-    opened = load_bundle(path, key_of(path, key_file, passphrase_file), trusted, allow_older=allow_older)
-    if require_signature:
+    opened = load_bundle(path, key_of(path, key), trusted, allow_older=allow_older)
+    if demands.signature:
         sealing.require_signature(opened)
-    if require_audit:
+    if demands.audit:
         sealing.require_audit(opened)
-    if wanted is not None:
-        sealing.require_privacy(opened, wanted)
+    if demands.privacy is not None:
+        sealing.require_privacy(opened, demands.privacy)
     return opened
 
 
-def given_key(key_file: Path | None, passphrase_file: Path | None) -> "Key | None":
-    """Return the key from the options, otherwise from the environment.
+def given_key(key: Path | None) -> "EncryptionKey | None":
+    """Return the key or passphrase in a file, otherwise the passphrase from the environment.
 
     Raises:
-        InputError: both options, or a file that holds no key.
+        InputError: a file that holds no key.
     """
-    from dpd_runtime.errors import InputError
-    from dpd_runtime.trust import read_encryption_key, read_passphrase
+    from dpd_runtime.trust import read_key
 
-    if key_file and passphrase_file:
-        raise InputError("--key-file and --passphrase-file: a bundle has one of them, give that one")
-    if key_file:
-        return read_encryption_key(key_file)
-    if passphrase_file:
-        return read_passphrase(passphrase_file)
-    return os.environ.get(PASSPHRASE_VARIABLE) or None
+    return read_key(key) if key else os.environ.get(PASSPHRASE_VARIABLE) or None
 
 
-def key_of(path: Path, key_file: Path | None, passphrase_file: Path | None) -> "Key | None":
-    """Return the key for `path`. The environment's key is used only for an encrypted bundle; options always are."""
+def key_of(path: Path, key: Path | None) -> "EncryptionKey | None":
+    """Return the key for `path`. The environment's is used only for an encrypted bundle; the option always is."""
     from dpd_runtime.archive import is_encrypted
 
-    if key_file or passphrase_file or is_encrypted(path):
-        return given_key(key_file, passphrase_file)
-    return None
+    return given_key(key) if key or is_encrypted(path) else None
 
 
 # -- `--help`: plain text under headings.

@@ -547,5 +547,5 @@ def _commands_of_codes(content: CardContent) -> str:
     dpd generate BUNDLE --ipc {most} --seed 0 --out distilled
 
 The first command checks every file's hash and describes the bundle. The second makes {most} images per class. With
-`--require-signature --require-dp EPSILON,DELTA` it refuses a maker who is not trusted and a weaker claim than these.
+`--require signature,dp:EPSILON:DELTA` it refuses a maker who is not trusted and a weaker claim than these.
 The package `dpd-distill` with its extra `cpu`, from the maker's wheelhouse or clone, is enough for both."""

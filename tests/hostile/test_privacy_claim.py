@@ -105,7 +105,7 @@ def test_what_is_no_claim_is_refused(change: Change, said: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("wanted", "accepted"), [("2", True), ("8", True), ("2,1e-5", True), ("1.99", False), ("2,9e-6", False)]
+    ("wanted", "accepted"), [("2", True), ("8", True), ("2:1e-5", True), ("1.99", False), ("2:9e-6", False)]
 )
 def test_a_site_requires_a_claim(wanted: str, accepted: bool, tmp_path: Path) -> None:
     bundle = vouched(load_bundle(claiming(tmp_path / "private.dpd")))
@@ -120,7 +120,7 @@ def test_a_weak_delta_is_not_accepted_by_default(tmp_path: Path) -> None:
     bundle = vouched(load_bundle(claiming(tmp_path / "private.dpd", lambda m: m["privacy"].update(delta=0.5))))
     with pytest.raises(RequirementError):
         require_privacy(bundle, parse_privacy("2"))
-    require_privacy(bundle, parse_privacy("2,0.5"))
+    require_privacy(bundle, parse_privacy("2:0.5"))
 
 
 def test_privacy_of_something_smaller_than_an_image_is_not_accepted(tmp_path: Path) -> None:
@@ -154,9 +154,9 @@ def test_an_audit_beside_a_claim_is_refused(tmp_path: Path) -> None:
         load_bundle(tmp_path / "private.dpd")
 
 
-@pytest.mark.parametrize("text", ["", "much", "0", "-1", "1,0", "1,1", "1,1e-5,2", "nan"])
+@pytest.mark.parametrize("text", ["", "much", "0", "-1", "1:0", "1:1", "1:1e-5:2", "1,1e-5", "nan"])
 def test_what_is_no_requirement_is_said(text: str) -> None:
-    with pytest.raises(InputError, match=r"--require-dp .*: give an epsilon such as 1"):
+    with pytest.raises(InputError, match=r"--require dp:.*: give an epsilon such as dp:1"):
         parse_privacy(text)
 
 

@@ -90,7 +90,7 @@ def test_a_quick_look_compares_one_pair_of_students_and_is_not_audited(
     again = run_dpd(["report", "look-run", "--out", "again.html"], process_environment, folder)
     assert again.returncode == 0, again.stderr
     assert (folder / "again.html").read_bytes() == (folder / "look-run" / "report.html").read_bytes()
-    refused = run_dpd(["generate", "look.dpd", "--require-audit", "--out", "set"], process_environment, folder)
+    refused = run_dpd(["generate", "look.dpd", "--require", "audit", "--out", "set"], process_environment, folder)
     assert refused.returncode == 3, refused.stderr
 
 

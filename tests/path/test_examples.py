@@ -113,6 +113,6 @@ def test_the_job_file_is_one_job_with_as_many_shards_as_pods() -> None:
     yaml = pytest.importorskip("yaml")
     job = yaml.safe_load((EXAMPLES / "kubernetes_indexed_job.yaml").read_text())
     (container,) = job["spec"]["template"]["spec"]["containers"]
-    assert "--trusted-key /keys/lab.pub --require-signature" in container["args"][0]
+    assert "--trusted-key /keys/lab.pub --require signature" in container["args"][0]
     assert job["spec"]["completionMode"] == "Indexed"
     assert f'--shard "$JOB_COMPLETION_INDEX/{job["spec"]["completions"]}"' in container["args"][0]

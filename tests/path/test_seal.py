@@ -50,19 +50,19 @@ def test_from_keys_to_a_trusting_site(dpd: Dpd, tmp_path: Path) -> None:
     (tmp_path / "lab.pub").rename(tmp_path / "config" / "dpd" / "trusted" / "lab.pub")
     assert dpd("info", site.name)["trusted"] is True
 
-    sealed = dpd("encrypt", site.name, "--out", "site.dpde", "--passphrase-file", "words")
+    sealed = dpd("encrypt", site.name, "--out", "site.dpde", "--key", "words")
     assert (sealed["hash"], sealed["trusted"]) == (signed["hash"], True)
     for options, variables in (
-        (("--passphrase-file", "words"), {}),
+        (("--key", "words"), {}),
         ((), {"DPD_PASSPHRASE": "four words of some length"}),
     ):
         found = dpd("info", "site.dpde", *options, **variables)
         assert (found["hash"], found["trusted"], found["key_id"]) == (signed["hash"], True, made["key_id"])
     line = dpd("info", "site.dpde", code=3)
-    assert "site.dpde is encrypted with a passphrase: pass --passphrase-file" in line
+    assert "site.dpde is encrypted with a passphrase: pass --key FILE" in line
     assert "the key or passphrase is wrong" in dpd("info", "site.dpde", code=3, DPD_PASSPHRASE="others")
     assert dpd("info", site.name, DPD_PASSPHRASE="others")["trusted"] is True, "a variable may be for other bundles"
-    dpd("decrypt", "site.dpde", "--out", "back.dpd", "--passphrase-file", "words")
+    dpd("decrypt", "site.dpde", "--out", "back.dpd", "--key", "words")
     assert (tmp_path / "back.dpd").read_bytes() == site.read_bytes()
 
 
@@ -71,25 +71,25 @@ def test_what_a_site_demands_is_refused_before_anything_is_loaded(dpd: Dpd, tmp_
     site = as_zip(tmp_path, bundle_files())
     for command in ("generate", "verify"):
         out = ("--out", "set") if command == "generate" else ()
-        line = dpd(command, site.name, "--require-signature", *out, code=3)
+        line = dpd(command, site.name, "--require", "signature", *out, code=3)
         assert "tiny.dpd: a trusted signature is required; this bundle is unsigned; ask its sender to sign it" in line
-        line = dpd(command, site.name, "--require-audit", *out, code=3)
+        line = dpd(command, site.name, "--require", "audit", *out, code=3)
         assert "tiny.dpd: a trusted signature is required; this bundle is unsigned" in line
     for command in ("generate", "verify", "info"):
-        line = dpd(command, site.name, "--require-encrypted", code=3)
+        line = dpd(command, site.name, "--require", "encrypted", code=3)
         assert "tiny.dpd: an encrypted bundle is required" in line
     dpd("keygen", "--encryption", "secret")
-    assert "is required" in dpd("info", site.name, "--require-encrypted", "--key-file", "secret.key", code=3)
-    dpd("encrypt", site.name, "--out", "site.dpde", "--key-file", "secret.key")
-    assert dpd("info", "site.dpde", "--require-encrypted", "--key-file", "secret.key")["name"] == "tiny"
+    assert "is required" in dpd("info", site.name, "--require", "encrypted", "--key", "secret.key", code=3)
+    dpd("encrypt", site.name, "--out", "site.dpde", "--key", "secret.key")
+    assert dpd("info", "site.dpde", "--require", "encrypted", "--key", "secret.key")["name"] == "tiny"
     dpd("keygen", "lab")
     dpd("sign", site.name, "--key", "lab.key")
     dpd("keygen", "others")
-    line = dpd("verify", site.name, "--require-signature", "--trusted-key", "others.pub", code=3)
+    line = dpd("verify", site.name, "--require", "signature", "--trusted-key", "others.pub", code=3)
     assert "is signed by unknown key" in line
     assert "where you trust that key, pass its .pub file as --trusted-key" in line
     for command in ("generate", "verify"):
-        line = dpd(command, site.name, "--require-audit", "--trusted-key", "lab.pub", code=3)
+        line = dpd(command, site.name, "--require", "audit", "--trusted-key", "lab.pub", code=3)
         assert "tiny.dpd: an audit is required (PASS or WARN); this bundle is unaudited" in line
     signature = json.loads(_entry(site, "bundle.sig"))
     changed = bundle_files(parts() | {"unet/model.onnx": b"evil"}) | {"bundle.sig": json.dumps(signature).encode()}
@@ -115,16 +115,14 @@ def test_an_encrypted_bundle_makes_the_same_set_and_says_who_signed(dpd: Dpd, tm
     dpd("keygen", "lab")
     dpd("keygen", "--encryption", "secret")
     dpd("sign", "site", "--key", "lab.key")
-    dpd("encrypt", "site", "--out", "site.dpde", "--key-file", "secret.key")
+    dpd("encrypt", "site", "--out", "site.dpde", "--key", "secret.key")
     options = ("--ipc", "1", "--classes", "Forest", "--provider", "cpu", "--trusted-key", "lab.pub")
     plain = dpd("generate", "site", *options, "--out", "plain")
     before = sorted(tmp_path.iterdir())
-    sealed = dpd(
-        "generate", "site.dpde", *options, "--key-file", "secret.key", "--require-signature", "--out", "sealed"
-    )
+    sealed = dpd("generate", "site.dpde", *options, "--key", "secret.key", "--require", "signature", "--out", "sealed")
     assert sealed["set_hash"] == plain["set_hash"]
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "sealed"])
     dataset = json.loads((tmp_path / "sealed" / "dataset.json").read_text())
     assert dataset["signature"].startswith("signed by trusted key lab (")
-    verified = dpd("verify", "site.dpde", "--key-file", "secret.key", "--trusted-key", "lab.pub", "--require-signature")
+    verified = dpd("verify", "site.dpde", "--key", "secret.key", "--trusted-key", "lab.pub", "--require", "signature")
     assert verified["trusted"] is True

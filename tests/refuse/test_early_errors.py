@@ -54,10 +54,10 @@ EARLY = [
     ("keygen new --encryption --passphrase-file notes.txt", "--passphrase-file has no effect with --encryption"),
     ("sign nothere --key nothere", "nothere: No such file"),
     ("sign BUNDLE --key notes.txt", "notes.txt: it is not a private key"),
-    ("encrypt nothere --out new.dpde --key-file notes.txt", "notes.txt: an encryption key has 32 bytes"),
-    ("encrypt nothere --out new.dpde --key-file good.key", "nothere: no such bundle"),
-    ("decrypt nothere --out new.dpd --key-file good.key", "nothere: no such"),
-    ("decrypt nothere --out new.dpd --key-file notes.txt", "notes.txt: an encryption key has 32 bytes"),
+    ("encrypt nothere --out new.dpde --key short.key", "short.key: holds neither an encryption key, 32 bytes"),
+    ("encrypt nothere --out new.dpde --key good.key", "nothere: no such bundle"),
+    ("decrypt nothere --out new.dpd --key good.key", "nothere: no such"),
+    ("decrypt nothere --out new.dpd --key short.key", "short.key: holds neither an encryption key, 32 bytes"),
     ("generate nothere --out new", "nothere: no such bundle"),
     ("generate BUNDLE --out new --ipc 0", "ipc is 0: ask for at least 1"),
     ("generate BUNDLE --out notes.txt/new", "notes.txt: is a file, where a folder must be"),
@@ -153,6 +153,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in (root / "scenes" / "Blue").iterdir():
         (root / "one" / "Blue" / path.name).write_bytes(path.read_bytes())
     (root / "full" / "mine.txt").write_text("of the user")
+    (root / "short.key").write_bytes(bytes([255] * 31))
     (root / "notes.txt").write_text("no bundle, no list")
     (root / "good.key").write_bytes(bytes(32))
     return root

@@ -232,36 +232,34 @@ def test_engines_says_what_is_wrong_without_pytorch(
         pytest.param(
             "sign", ["site.dpd", "--key", "notes.txt"], 2, ["notes.txt", "not a private key in PEM"], id="sign-text"
         ),
+        pytest.param("encrypt", ["notes.txt", "--out", "a.dpde"], 2, ["no key to encrypt", "--key"], id="no-key"),
         pytest.param(
-            "encrypt", ["notes.txt", "--out", "a.dpde"], 2, ["no key to encrypt", "--passphrase-file"], id="no-key"
-        ),
-        pytest.param(
-            "encrypt", ["notes.txt", "--out", "a.dpde", "--key-file", "notes.txt"], 2, ["32 bytes"], id="short-key"
+            "encrypt", ["notes.txt", "--out", "a.dpde", "--key", "short.key"], 2, ["32 bytes"], id="short-key"
         ),
         pytest.param(
             "encrypt",
-            ["notes.txt", "--out", "a.dpde", "--passphrase-file", "notes.txt"],
+            ["notes.txt", "--out", "a.dpde", "--key", "notes.txt"],
             3,
             ["notes.txt: not a readable bundle"],
             id="encrypt-text",
         ),
         pytest.param(
             "decrypt",
-            ["notes.txt", "--out", "a.dpd", "--passphrase-file", "notes.txt"],
+            ["notes.txt", "--out", "a.dpd", "--key", "notes.txt"],
             2,
             ["notes.txt is not encrypted"],
             id="decrypt-plain",
         ),
         pytest.param(
-            "info",
-            ["notes.txt", "--key-file", "notes.txt", "--passphrase-file", "notes.txt"],
-            2,
-            ["--key-file and --passphrase-file", "one of them"],
-            id="two-keys",
+            "info", ["notes.txt", "--key-file", "a.key"], 2, ["no --key-file any more", "--key FILE"], id="key"
         ),
         pytest.param(
-            "info", ["notes.txt", "--passphrase-file", "notes.txt"], 2, ["not encrypted", "check the path"], id="plain"
+            "verify", ["notes.txt", "--require-dp", "1"], 2, ["no --require-dp any more", "dp:EPSILON"], id="require-dp"
         ),
+        pytest.param("verify", ["notes.txt", "--require", "safe"], 2, ["'safe' is unknown", "audit"], id="require"),
+        pytest.param("verify", ["notes.txt", "--require", ""], 2, ["'' is unknown"], id="require-nothing"),
+        pytest.param("verify", ["notes.txt", "--require", "signature,dp:0"], 2, ["dp:0: give"], id="require-zero"),
+        pytest.param("info", ["notes.txt", "--key", "notes.txt"], 2, ["not encrypted", "check the path"], id="plain"),
         pytest.param(
             "verify",
             ["notes.txt", "--trusted-key", "notes.txt"],
@@ -274,6 +272,7 @@ def test_engines_says_what_is_wrong_without_pytorch(
 def test_keys_and_seals_say_what_is_wrong(
     verb: str, arguments: list[str], code: int, words: list[str], process_environment: dict[str, str], tmp_path: Path
 ) -> None:
+    (tmp_path / "short.key").write_bytes(bytes([255] * 31))
     (tmp_path / "notes.txt").write_text("neither a bundle nor a key")
     (tmp_path / "old.key").write_text("kept")
     environment = {name: value for name, value in process_environment.items() if name != "DPD_PASSPHRASE"}
@@ -281,7 +280,7 @@ def test_keys_and_seals_say_what_is_wrong(
     assert found == code, line
     assert [word for word in words if word not in line] == [], line
     assert done.stdout == ""
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "old.key"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "old.key", "short.key"]
     assert (tmp_path / "old.key").read_text() == "kept"
 
 
@@ -469,10 +468,10 @@ def test_what_info_suggests_for_an_encrypted_bundle_opens_it(
     codes, lab = (FROZEN / name for name in ("format2.dpd", "lab.pub"))
     for arguments in (
         ["keygen", "--encryption", "site"],
-        ["encrypt", str(codes), "--out", "site.dpde", "--key-file", "site.key"],
-        ["info", "site.dpde", "--key-file", "site.key", "--trusted-key", str(lab)],
+        ["encrypt", str(codes), "--out", "site.dpde", "--key", "site.key"],
+        ["info", "site.dpde", "--key", "site.key", "--trusted-key", str(lab)],
     ):
         done = run_dpd(arguments, process_environment, tmp_path)
         assert done.returncode == 0, done.stderr
-    words = f"dpd generate site.dpde --key-file site.key --trusted-key {lab} --ipc 10 --out distilled"
+    words = f"dpd generate site.dpde --key site.key --trusted-key {lab} --ipc 10 --out distilled"
     assert done.stdout.splitlines()[-1] == f"next        {words}"

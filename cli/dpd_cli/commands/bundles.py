@@ -13,15 +13,11 @@ from dpd_cli.options import (
     BundleOrEmbedded,
     Gpu,
     Json,
-    KeyFile,
+    Key,
     Overwrite,
-    PassphraseFile,
     Precision,
     Provider,
-    RequireAudit,
-    RequireDp,
-    RequireEncrypted,
-    RequireSignature,
+    Require,
     TrustedKey,
     given_key,
     open_bundle,
@@ -136,7 +132,7 @@ def keygen_command(
         if json_output:
             print_json({"secret": str(secret)})
         else:
-            print(f"secret  {secret}: for dpd encrypt --key-file, and for everyone who may open the bundle")
+            print(f"secret  {secret}: for dpd encrypt --key, and for everyone who may open the bundle")
         return
     secret, public = write_signing_pair(name, read_passphrase(passphrase_file) if passphrase_file else None)
     public_file = secret.with_suffix(PUBLIC_SUFFIX)
@@ -160,8 +156,7 @@ def encrypt_command(
         ),
     ],
     out: Annotated[Path, under("Output", "The encrypted file, such as site.dpde.")],
-    key_file: KeyFile = None,
-    passphrase_file: PassphraseFile = None,
+    key: Key = None,
     overwrite: Overwrite = False,
     json_output: Json = False,
 ) -> None:
@@ -170,12 +165,12 @@ def encrypt_command(
     dpd generate, dpd info and dpd verify decrypt it in memory.
 
     Examples:
-        dpd encrypt site.dpd --out site.dpde --key-file site.key
-        dpd encrypt site.dpd --out site.dpde --passphrase-file secret.txt
+        dpd encrypt site.dpd --out site.dpde --key site.key
+        dpd encrypt site.dpd --out site.dpde --key secret.txt
     """
     from dpd_runtime.sealing import encrypt_bundle
 
-    opened = encrypt_bundle(bundle, out, given_key(key_file, passphrase_file), overwrite=overwrite)
+    opened = encrypt_bundle(bundle, out, given_key(key), overwrite=overwrite)
     size = out.stat().st_size
     if json_output:
         print_json({"out": str(out), "bytes": size, "hash": opened.hash, **signature_facts(opened)})
@@ -193,8 +188,7 @@ def encrypt_command(
 def decrypt_command(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A file of dpd encrypt. The input is not modified.")],
     out: Annotated[Path, under("Output", "The plain .dpd file.")],
-    key_file: KeyFile = None,
-    passphrase_file: PassphraseFile = None,
+    key: Key = None,
     overwrite: Overwrite = False,
     json_output: Json = False,
 ) -> None:
@@ -203,11 +197,11 @@ def decrypt_command(
     dpd generate does not need this: it opens encrypted bundles itself.
 
     Examples:
-        dpd decrypt site.dpde --out site.dpd --key-file site.key
+        dpd decrypt site.dpde --out site.dpd --key site.key
     """
     from dpd_runtime.sealing import decrypt_bundle
 
-    decrypt_bundle(bundle, out, given_key(key_file, passphrase_file), overwrite=overwrite)
+    decrypt_bundle(bundle, out, given_key(key), overwrite=overwrite)
     size = out.stat().st_size
     if json_output:
         print_json({"out": str(out), "bytes": size})
@@ -220,10 +214,9 @@ def decrypt_command(
 
 def info_command(
     bundle: BundleOrEmbedded = None,
-    key_file: KeyFile = None,
-    passphrase_file: PassphraseFile = None,
+    key: Key = None,
     trusted_key: TrustedKey = None,
-    require_encrypted: RequireEncrypted = False,
+    require: Require = None,
     allow_older: AllowOlder = False,
     json_output: Json = False,
 ) -> None:
@@ -233,18 +226,16 @@ def info_command(
         dpd info
         dpd info site.dpd --json
     """
-    opened = open_bundle(
-        bundle, key_file, passphrase_file, trusted_key, require_encrypted=require_encrypted, allow_older=allow_older
-    )
+    opened = open_bundle(bundle, key, trusted_key, require, allow_older=allow_older)
     if json_output:
         _print_json(opened)
         return
     _print_bundle(opened)
     _print_content(opened)
     words = ["dpd", "generate", *([] if bundle is None else [str(bundle)])]
-    options = option_words({"key_file": key_file, "passphrase_file": passphrase_file})
-    for key in trusted_key or ():
-        options += option_words({"trusted_key": key})
+    options = option_words({"key": key})
+    for trusted in trusted_key or ():
+        options += option_words({"trusted_key": trusted})
     options += option_words({"ipc": opened.usual_ipc, "out": "distilled"})
     print(f"next        {shown(words, options)}")
 
@@ -361,13 +352,9 @@ def verify_command(
     provider: Provider = "auto",
     device: Gpu = None,
     precision: Precision = "fp32",
-    key_file: KeyFile = None,
-    passphrase_file: PassphraseFile = None,
+    key: Key = None,
     trusted_key: TrustedKey = None,
-    require_signature: RequireSignature = False,
-    require_audit: RequireAudit = False,
-    require_dp: RequireDp = None,
-    require_encrypted: RequireEncrypted = False,
+    require: Require = None,
     allow_older: AllowOlder = False,
     json_output: Json = False,
 ) -> None:
@@ -379,22 +366,12 @@ def verify_command(
 
     Examples:
         dpd verify site.dpd
-        dpd verify site.dpd --trusted-key lab.pub --require-signature
+        dpd verify site.dpd --trusted-key lab.pub --require signature
     """
     from dpd_runtime.golden import check_replay, replay
     from dpd_runtime.networks import choose_provider, smallest_graph
 
-    opened = open_bundle(
-        bundle,
-        key_file,
-        passphrase_file,
-        trusted_key,
-        require_signature=require_signature,
-        require_audit=require_audit,
-        require_dp=require_dp,
-        require_encrypted=require_encrypted,
-        allow_older=allow_older,
-    )
+    opened = open_bundle(bundle, key, trusted_key, require, allow_older=allow_older)
     smallest = smallest_graph(opened)
     chosen = choose_provider(
         provider,

@@ -11,15 +11,11 @@ from dpd_cli.options import (
     BundleOrEmbedded,
     Gpu,
     Json,
-    KeyFile,
+    Key,
     Overwrite,
-    PassphraseFile,
     Precision,
     Provider,
-    RequireAudit,
-    RequireDp,
-    RequireEncrypted,
-    RequireSignature,
+    Require,
     TrustedKey,
     open_bundle,
     under,
@@ -124,13 +120,9 @@ def generate_command(
     shard: Shard = None,
     ray: Ray = None,
     expect: Expect = None,
-    key_file: KeyFile = None,
-    passphrase_file: PassphraseFile = None,
+    key: Key = None,
     trusted_key: TrustedKey = None,
-    require_signature: RequireSignature = False,
-    require_audit: RequireAudit = False,
-    require_dp: RequireDp = None,
-    require_encrypted: RequireEncrypted = False,
+    require: Require = None,
     allow_older: AllowOlder = False,
     overwrite: Overwrite = False,
     json_output: Json = False,
@@ -145,24 +137,14 @@ def generate_command(
         dpd generate site.dpd --ipc 50 --seed 3 --out set3
         dpd generate site.dpd --ipc 50 --format parquet --soft-labels --out table
         dpd generate site.dpd --ipc 500 --shard 3/16 --out /shared/set
-        dpd generate site.dpde --passphrase-file secret.txt --require-signature
+        dpd generate site.dpde --key secret.txt --require signature
     """
     from dpd_runtime.formats import Output
 
     part, output = _part(shard, overwrite), Output(format_name, image_format, soft_labels)
     output.check()
     expect = None if expect is None else _set_hash(expect)
-    opened = open_bundle(
-        bundle,
-        key_file,
-        passphrase_file,
-        trusted_key,
-        require_signature=require_signature,
-        require_audit=require_audit,
-        require_dp=require_dp,
-        require_encrypted=require_encrypted,
-        allow_older=allow_older,
-    )
+    opened = open_bundle(bundle, key, trusted_key, require, allow_older=allow_older)
     sampling = {"steps": steps, "solver": solver, "candidates": candidates, "guidance_scale": guidance_scale}
     running: dict[str, Any] = {"provider": provider, "device": device, "precision": precision}
     ipc = opened.usual_ipc if ipc is None else ipc

@@ -123,7 +123,7 @@ def sparse_encrypted(material: Material, folder: Path) -> list[str]:
         file.write(b"DPDENC\1\0" + bytes(80))
         file.truncate(2**33)
     (folder / "words").write_text("secret words\n")
-    return _generate(folder / "site.dpde", "--passphrase-file", str(folder / "words"))
+    return _generate(folder / "site.dpde", "--key", str(folder / "words"))
 
 
 def golden(material: Material, **changes: Any) -> Material:
@@ -270,7 +270,7 @@ ATTACKS = [
     zipped("bytes before the directory", lambda raw: inserted(raw, raw.index(b"PK\x01\x02"), HIDDEN)),
     zipped("bytes behind the directory", lambda raw: raw + HIDDEN),
     zipped("unknown flag", flagged),
-    plain(10, "--require-encrypted", "--require-encrypted", code=3),
+    plain(10, "--require-encrypted", "--require", "encrypted", code=3),
     with_files(10, "class CON", classes("CON")),
     with_files(10, "class x.partial", classes("x.partial")),
     with_files(10, "class -rf", classes("-rf")),
@@ -318,8 +318,8 @@ ATTACKS = [
     manifest(16, "images of 16 M pixels", lambda m: {"image_shape": [4096, 4096, 3]}),
     with_files(16, "golden header of 20 MB", golden_header),
     with_files(16, "a million golden images", golden_images),
-    plain(15, "--require-dp of a claim", "--require-dp", "100", code=3),
-    plain(15, "--require-audit of a claim", "--require-audit", code=3),
+    plain(15, "--require-dp of a claim", "--require", "dp:100", code=3),
+    plain(15, "--require-audit of a claim", "--require", "audit", code=3),
 ]
 
 

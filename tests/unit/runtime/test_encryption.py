@@ -33,7 +33,7 @@ from dpd_runtime.archive import (
 from dpd_runtime.bundle import load_bundle
 from dpd_runtime.errors import BundleError, DecryptionError, InputError
 from dpd_runtime.sealing import decrypt_bundle, encrypt_bundle, sign_bundle, write_audited
-from dpd_runtime.trust import PublicKey
+from dpd_runtime.trust import PublicKey, read_key
 from tests.unit.runtime.test_bundle import Store, as_zip, both, bundle_files, parts
 from tests.unit.runtime.test_bundle_engines import ENGINE, PLAN, with_engine
 
@@ -103,8 +103,8 @@ def test_a_passphrase(words: str, tmp_path: Path) -> None:
     content = sealed(b"content" * 1000, words)
     assert opened(tmp_path, content, words) == b"content" * 1000 == independent(content, words)
     refused(tmp_path, content, "the key or passphrase is wrong", words + "x")
-    refused(tmp_path, content, "encrypted with a passphrase: pass --passphrase-file", KEY)
-    refused(tmp_path, content, "encrypted with a passphrase: pass --passphrase-file", None)
+    refused(tmp_path, content, "encrypted with a passphrase: pass --key FILE", KEY)
+    refused(tmp_path, content, "encrypted with a passphrase: pass --key FILE", None)
 
 
 def test_the_independent_reader_can_fail() -> None:
@@ -117,8 +117,8 @@ def test_the_independent_reader_can_fail() -> None:
 def test_another_key_and_no_key(tmp_path: Path) -> None:
     content = sealed(b"content")
     refused(tmp_path, content, "the key or passphrase is wrong", bytes(32))
-    refused(tmp_path, content, "encrypted with a key file: pass --key-file", None)
-    refused(tmp_path, content, "encrypted with a key file: pass --key-file", WORDS)
+    refused(tmp_path, content, "encrypted with a key file: pass --key FILE", None)
+    refused(tmp_path, content, "encrypted with a key file: pass --key FILE", WORDS)
     with pytest.raises(InputError, match="the key has 31 bytes"):
         opened(tmp_path, content, KEY[:31])
     for key, match in (("", "the passphrase is empty"), (b"", "the key has 0 bytes")):
@@ -249,10 +249,10 @@ def test_what_does_not_go_with_encryption(tmp_path: Path) -> None:
     path, out = as_zip(tmp_path, bundle_files()), tmp_path / "a.dpde"
     with pytest.raises(InputError, match=r"tiny\.dpd is not encrypted, but a key was given"):
         load_bundle(path, KEY)
-    with pytest.raises(InputError, match="no key to encrypt it with; give --key-file"):
+    with pytest.raises(InputError, match="no key to encrypt it with; give --key FILE"):
         encrypt_bundle(path, out, None)
     encrypt_bundle(path, out, KEY)
-    with pytest.raises(DecryptionError, match=r"a\.dpde is encrypted with a key file: pass --key-file"):
+    with pytest.raises(DecryptionError, match=r"a\.dpde is encrypted with a key file: pass --key FILE"):
         load_bundle(out)
     with pytest.raises(InputError, match="already encrypted"):
         encrypt_bundle(out, tmp_path / "b.dpde", KEY)
@@ -288,3 +288,26 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     assert not is_encrypted(tmp_path / "pipe")
     with pytest.raises(BundleError, match="pipe: a pipe or device cannot be read as a bundle; save it"):
         load_bundle(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        (bytes(range(200, 232)), bytes(range(200, 232))),
+        (b"\x00" * 32, b"\x00" * 32),
+        (b"correct horse\n", "correct horse"),
+        (b"thirty-two letters are a phrase!", "thirty-two letters are a phrase!"),
+        (b"thirty-one and the end of line\r\n", "thirty-one and the end of line"),
+        ("ü".encode() * 16, "ü" * 16),
+    ],
+)
+def test_a_file_says_whether_it_is_a_key_or_a_passphrase(content: bytes, key: bytes | str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert read_key(tmp_path / "file") == key
+
+
+@pytest.mark.parametrize("content", [b"", b"two\nlines\n", bytes([255] * 31), bytes([255] * 33)])
+def test_what_is_neither_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(InputError, match="file: holds neither an encryption key, 32 bytes"):
+        read_key(tmp_path / "file")
