@@ -18,6 +18,7 @@ from torch import nn
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import ProviderError
 from dpd_runtime.files import open_atomically
+from dpd_runtime.text import counted
 from dpd_runtime.versions import cpu_flags
 from dpd_train.config import check_device
 
@@ -28,13 +29,13 @@ log = logging.getLogger(__name__)
 
 
 def use_device(name: str) -> torch.device:
-    """The device `cpu`, `cuda`, `mps` or `auto`, which takes CUDA where it works and logs its choice.
+    """The device `cpu`, `cuda`, `cuda:N`, `mps` or `auto`, which takes CUDA where it works and logs its choice.
 
     MPS, of Apple's processors, goes the same way as CUDA. No training has run on it in this project.
 
     Raises:
         InputError: another name.
-        ProviderError: `name` is cuda or mps, and PyTorch finds no such device.
+        ProviderError: `name` is a GPU, and PyTorch finds no such device.
     """
     check_device(name)
     if name == "mps":
@@ -44,8 +45,8 @@ def use_device(name: str) -> torch.device:
     if not torch.cuda.is_available():
         built = torch.version.cuda
         why = "PyTorch finds no CUDA device" if built else "this PyTorch was built without CUDA"
-        if name == "cuda":
-            raise ProviderError(f"device cuda: {why}; use cpu, or install the driver and PyTorch's CUDA build")
+        if name.startswith("cuda"):
+            raise ProviderError(f"device {name}: {why}; use cpu, or install the driver and PyTorch's CUDA build")
         if name == "auto":
             log.info("device: cpu, as %s", why)
         return torch.device("cpu")
@@ -53,6 +54,11 @@ def use_device(name: str) -> torch.device:
         return torch.device("cpu")
     if "LOCAL_RANK" in os.environ:  # before anything is allocated on the first GPU, which belongs to another process
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    elif name.startswith("cuda:"):
+        number, count = int(name.removeprefix("cuda:")), torch.cuda.device_count()
+        if number >= count:
+            raise ProviderError(f"device {name}: PyTorch finds {counted(count, 'GPU')}, counted from 0")
+        torch.cuda.set_device(number)
     log.info("device: cuda, %s", torch.cuda.get_device_name())
     torch.set_float32_matmul_precision("high")  # TF32
     torch.backends.cudnn.benchmark = True  # batches keep their shape

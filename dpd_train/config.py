@@ -2,6 +2,7 @@
 
 # ruff: noqa: RUF009 -- setting() is dataclasses.field()
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from importlib import resources
@@ -249,8 +250,8 @@ def check_device(name: str) -> None:
     Raises:
         InputError: an unknown name.
     """
-    if name not in DEVICES:
-        raise InputError(f"device {name!r} is unknown: use {', '.join(DEVICES[1:])} or {DEVICES[0]}")
+    if name not in DEVICES and not re.fullmatch(r"cuda:\d{1,4}", name):
+        raise InputError(f"--device {name!r} is unknown: use auto, cpu, cuda, cuda:N or mps")
 
 
 def preset_text(name: str) -> str:

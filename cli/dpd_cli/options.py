@@ -46,7 +46,7 @@ def under(panel: str, help: str, *names: str, metavar: str | None = None, min: i
     """Make an option under a heading of `--help`. `names` replace the name that follows from the parameter. Where the
     metavar lists the values, `a|b|c`, shells complete them.
     """
-    values = (metavar or "").removesuffix(",...").split("|")
+    values = re.sub(r",\.\.\.$|\[.*\]", "", metavar or "").split("|")
     completed = values if len(values) > 1 and all(re.fullmatch(r"[\w.+-]+", value) for value in values) else None
     return typer.Option(
         *names,
@@ -131,16 +131,16 @@ DataPlace = Annotated[
         "list.",
     ),
 ]
-Gpu = Annotated[
-    int | None,
-    under("Running", "Number of the GPU. Default: the first; openvino: the CPU.", "--device", metavar="N"),
-]
 Precision = Annotated[
     str, under("Running", "Arithmetic; bf16 is faster and needs --provider openvino.", metavar="fp32|bf16")
 ]
 Device = Annotated[
     str,
-    under("Running", "Where PyTorch runs; auto takes CUDA if it works. mps is untested.", metavar="auto|cpu|cuda|mps"),
+    under(
+        "Running",
+        "Where it runs: auto takes a GPU if one works; cuda:1 is the second one. mps is for PyTorch, and untested.",
+        metavar="auto|cpu|cuda[:N]|mps",
+    ),
 ]
 Threads = Annotated[int | None, under("Running", "PyTorch threads. Default: all cores.", min=1)]
 MaxMinutes = Annotated[float | None, under("Running", "Stop at a checkpoint after this many minutes.")]
@@ -386,6 +386,32 @@ def open_bundle(
     if demands.privacy is not None:
         sealing.require_privacy(opened, demands.privacy)
     return opened
+
+
+def runtime_device(device: str, provider: str = "auto") -> tuple[str, int | None]:
+    """The provider and the number of the GPU that `--device` asks for; None for the first GPU, or for none.
+
+    A number alone, as records have it, is that of a GPU of the provider, whatever that is.
+
+    Raises:
+        InputError: an unknown device, or one that the provider does not use.
+    """
+    if device == "auto":
+        return provider, None
+    if device == "cpu":
+        if provider not in ("auto", "cpu", "openvino"):
+            raise InputError(f"--device cpu: provider {provider} needs a GPU; leave one of them out")
+        return ("cpu" if provider == "auto" else provider), None
+    if device == "mps":
+        raise InputError("--device mps: no provider of the runtime uses it; give auto or cpu")
+    if re.fullmatch(r"\d{1,4}", device):
+        return provider, int(device)
+    cuda = re.fullmatch(r"cuda(?::(\d{1,4}))?", device)
+    if cuda is None:
+        raise InputError(f"--device {device!r} is unknown: use auto, cpu, cuda or cuda:N")
+    if provider == "openvino":
+        raise InputError(f"--device {device}: openvino runs no CUDA GPU; give the number of one of its own, as in 0")
+    return provider, int(cuda[1] or 0)
 
 
 def given_key(key: Path | None) -> "EncryptionKey | None":

@@ -99,7 +99,10 @@ def test_options_are_the_fields_of_the_config(command: str, config: type) -> Non
 
 def listed(found: Any) -> set[str]:
     """The values that help names."""
-    return set(found.metavar.removesuffix(",...").removesuffix(" HOST:PORT").split("|"))
+    return set(found.metavar.removesuffix(",...").replace("[:N]", "").split("|"))
+
+
+WITH_DEVICE = ("train", "pretrain", "evaluate", "audit", "fit", "generate", "verify", "predict", "engines", "swimdiff")
 
 
 def accepted() -> Iterable[tuple[str, str, Iterable[str]]]:

@@ -11,7 +11,7 @@ from dpd_cli.options import (
     PASSPHRASE_VARIABLE,
     AllowOlder,
     BundleOrEmbedded,
-    Gpu,
+    Device,
     Json,
     Key,
     Overwrite,
@@ -21,6 +21,7 @@ from dpd_cli.options import (
     TrustedKey,
     given_key,
     open_bundle,
+    runtime_device,
     under,
 )
 from dpd_cli.terminal import freshness_lines, print_json, prototype_ranges, signature_facts
@@ -350,7 +351,7 @@ def _repeats(opened: "Bundle") -> list[str]:
 def verify_command(
     bundle: BundleOrEmbedded = None,
     provider: Provider = "auto",
-    device: Gpu = None,
+    device: Device = "auto",
     precision: Precision = "fp32",
     key: Key = None,
     trusted_key: TrustedKey = None,
@@ -373,10 +374,11 @@ def verify_command(
 
     opened = open_bundle(bundle, key, trusted_key, require, allow_older=allow_older)
     smallest = smallest_graph(opened)
+    provider, number = runtime_device(device, provider)
     chosen = choose_provider(
         provider,
         lambda candidate: opened.engine(smallest, candidate),
-        device,
+        number,
         precision,
         listed=opened.host.available_providers,
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dpd_cli.options import Gpu, Json, Overwrite, under
+from dpd_cli.options import Device, Json, Overwrite, runtime_device, under
 from dpd_cli.terminal import engine_lines, print_engines, print_json, progress_bar
 from dpd_runtime.errors import InputError
 
@@ -50,7 +50,7 @@ def engines_command(
     bundle: Bundle,
     out: Out = None,
     flavour: Flavour = "tensorrt-rtx",
-    device: Gpu = None,
+    device: Device = "auto",
     compute_capability: ComputeCapability = "",
     parts: Parts = None,
     portable: Portable = False,
@@ -75,9 +75,10 @@ def engines_command(
             "--portable": portable,
             "--overwrite": overwrite,
         }
-        _build_here(bundle, flavour, device, [name for name, given in named.items() if given], json_output)
+        _, number = runtime_device(device, flavour)
+        _build_here(bundle, flavour, number, [name for name, given in named.items() if given], json_output)
         return
-    if device is not None:
+    if device != "auto":
         raise InputError("--device has no effect with --out; leave it out")
     _build_into(bundle, out, flavour, compute_capability, parts, portable, overwrite, json_output)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from dpd_cli.options import (
     AllowOlder,
     BundleOrEmbedded,
-    Gpu,
+    Device,
     Json,
     Key,
     Overwrite,
@@ -18,6 +18,7 @@ from dpd_cli.options import (
     Require,
     TrustedKey,
     open_bundle,
+    runtime_device,
     under,
 )
 from dpd_cli.terminal import freshness_lines, print_json, progress_bar, signature_facts
@@ -112,7 +113,7 @@ def generate_command(
     candidates: Candidates = None,
     guidance_scale: GuidanceScale = None,
     provider: Provider = "auto",
-    device: Gpu = None,
+    device: Device = "auto",
     precision: Precision = "fp32",
     format_name: FormatName = "imagefolder",
     image_format: ImageFormat = None,
@@ -146,7 +147,8 @@ def generate_command(
     expect = None if expect is None else _set_hash(expect)
     opened = open_bundle(bundle, key, trusted_key, require, allow_older=allow_older)
     sampling = {"steps": steps, "solver": solver, "candidates": candidates, "guidance_scale": guidance_scale}
-    running: dict[str, Any] = {"provider": provider, "device": device, "precision": precision}
+    provider, number = runtime_device(device, provider)
+    running: dict[str, Any] = {"provider": provider, "device": number, "precision": precision}
     ipc = opened.usual_ipc if ipc is None else ipc
     generation = _generation(opened, ray, sampling, classes, ipc=ipc, seed=seed, **running)
     _write(generation, out, output, part, overwrite, expect, json_output)

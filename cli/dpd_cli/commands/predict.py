@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpd_cli.options import Gpu, Json, under
+from dpd_cli.options import Device, Json, runtime_device, under
 from dpd_cli.terminal import print_json, progress_bar
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_file_place
@@ -36,7 +36,7 @@ def predict_command(
     out: Out = Path("labels.csv"),
     sheet: Sheet = None,
     provider: Provider = "auto",
-    device: Gpu = None,
+    device: Device = "auto",
     threads: Threads = None,
     overwrite: Overwrite = False,
     json_output: Json = False,
@@ -68,7 +68,8 @@ def predict_command(
     if sheet is not None:
         check_apart("--sheet", sheet, images)
     files = images_below(images)
-    chosen, engine = load_engine(classifier, provider, device, threads)
+    provider, number = runtime_device(device, provider)
+    chosen, engine = load_engine(classifier, provider, number, threads)
     started = time.monotonic()
     with progress_bar("labelling") as progress:
         labelled = label_folder(classifier, engine, images, files, progress)
