@@ -79,4 +79,5 @@ def recover(
     )
     train(task, steps, seed, progress)
     unet.requires_grad_(False).eval()
+    unet.zero_grad()  # torch.export refuses a weight in float16 whose gradient is in float32
     return losses
