@@ -19,8 +19,7 @@ from dpd_export.graphs import OPSET, Calibration, Graph, decoder_graph, graphs_o
 from dpd_export.int8 import Speed, check_size
 from dpd_export.options import INT8, ExportOptions, check_export
 from dpd_export.packing import entries, place, write_files, write_manifest
-from dpd_export.pruning import Pruned, prune
-from dpd_export.pruning import check_size as check_prunable
+from dpd_export.pruned import Prune, Pruned
 from dpd_export.reference import (
     ImageParity,
     RunCases,
@@ -46,6 +45,7 @@ from dpd_runtime.trust import Signature
 from dpd_train.base_files import SHIPPED_BASE
 from dpd_train.bases import Base
 from dpd_train.context import LoadedRun, load_run
+from dpd_train.doors import open_named
 from dpd_train.run import Run, open_run, told_of_size
 
 # -- Gather what a bundle is made from: the run's networks, pruned if asked, reference images, files, manifest.
@@ -102,19 +102,18 @@ def gather_inputs(run: Run, sampler: Sampler, options: ExportOptions, progress: 
     extent = extent_of(opened.base, len(cases.names), cases.sampler)
     if options.precision == INT8:
         check_size(extent.large)
-    if options.pruning:
-        check_prunable(extent.large)
     step = Steps(
         1 + extent.blocks,
         max(1, extent.blocks),
         GRAPHS + options.vae_encoder,
         progress,
-        options.pruning is not None,
+        options.prune is not None,
     )
-    calibration = calibrate(opened.base, cases) if options.precision == INT8 or options.pruning else None
+    calibration = calibrate(opened.base, cases) if options.precision == INT8 else None
     base, pruned = opened.base, None
-    if options.pruning and calibration:
-        base, pruned = prune(opened.base, cases, options.pruning, calibration, step)
+    if options.prune is not None:
+        prune: Prune = open_named("dpd.pruning", options.prune, "--prune")
+        base, pruned = prune(opened.base, cases, step)
     graphs = graphs_of(
         base,
         opened.teacher,
@@ -144,7 +143,7 @@ def gather_inputs(run: Run, sampler: Sampler, options: ExportOptions, progress: 
         manifest=_manifest(opened, cases.sampler, options, pruned),
         step=step,
         run_half=not extent.large,
-        calibration=calibration if options.precision == INT8 else None,
+        calibration=calibration,
         pruned=pruned,
     )
 
@@ -357,7 +356,8 @@ def export_private(
 
 
 def _content(inputs: ExportInputs, record: Record, manifest: Manifest, options: ExportOptions) -> CardContent:
-    return CardContent(record, manifest, inputs.cases.table, inputs.parameters, options.of_the_card())
+    asked = options.of_the_card() | {"prune": inputs.pruned.pruning if inputs.pruned else None}
+    return CardContent(record, manifest, inputs.cases.table, inputs.parameters, asked)
 
 
 def _size(manifest: Manifest, out: Path) -> dict[str, Any]:

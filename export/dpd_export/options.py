@@ -1,6 +1,5 @@
 """What the user asks of an export: precision, pruning, sampler, licences; and whether the run fits, without PyTorch."""
 
-import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from dpd_runtime.sampler import PRIVATE_KINDS, BlockGuidance, Sampler, decoding_
 from dpd_runtime.sealing import check_target
 from dpd_runtime.solvers import SOLVERS
 from dpd_runtime.text import LONGEST_NAME, LONGEST_TEXT, is_readable
+from dpd_train.doors import open_named
 from dpd_train.run import Run
 
 INT8 = "int8"
@@ -21,41 +21,10 @@ PRECISIONS = {
     "fp16-weights": "Weights are float16, arithmetic float32",
     INT8: "The UNet's convolutions and feed-forward layers are in 8 bits; other weights float16, arithmetic float32",
 }
-PRUNING_METHODS = ("pic-pq", "magnitude")
 LARGEST_FILE = 2_000_000_000  # bytes of weights in one graph file; protobuf ends at 2 GiB
 
 OF_SAMPLER = {field.name: field.type for field in fields(Sampler) if field.name != "guidance"}
 OF_GUIDANCE = {field.name: field.type for field in fields(BlockGuidance) if field.name != "from_block"}
-
-
-@dataclass(frozen=True)
-class Pruning:
-    """How filters are ranked, and which share of them is removed (above 0, below 1)."""
-
-    method: str
-    ratio: float
-
-    def __str__(self) -> str:
-        return f"{self.method}:{self.ratio:g}"
-
-
-def parse_pruning(text: str) -> Pruning:
-    """Read `METHOD:RATIO`.
-
-    Raises:
-        InputError: an unknown method, or a ratio that does not lie between 0 and 1.
-    """
-    method, _, share = text.partition(":")
-    try:
-        ratio = float(share)
-    except ValueError:
-        ratio = math.nan  # fails the check below
-    if method not in PRUNING_METHODS or not 0 < ratio < 1:
-        raise InputError(
-            f"--prune {text!r}: give {' or '.join(PRUNING_METHODS)} and the share of the UNet's filters to remove, "
-            "above 0 and below 1, for example pic-pq:0.3"
-        )
-    return Pruning(method, ratio)
 
 
 def changed_sampler(sampler: Sampler, text: str, from_block: int = 0) -> Sampler:
@@ -106,7 +75,7 @@ class ExportOptions:
         dynamic_size: let UNet and VAE take any height and width.
         allow_weak_prototypes: export prototypes of a private kind.
         allow_worse: write an int8 bundle even if the teacher labels too many of its images differently.
-        prune: `METHOD:RATIO`, how filters of the UNet are ranked and which share is removed; None removes none.
+        prune: `METHOD:ARGUMENT`, a method of the door `dpd.pruning` that makes the UNet smaller; None leaves it whole.
         codes_only: leave out whatever samples or judges images; the bundle then decodes its matched codes.
         largest_file: bytes of weights in a graph's own file; larger weights lie in a file beside it.
 
@@ -135,7 +104,7 @@ class ExportOptions:
         if self.allow_worse and self.precision != INT8:
             raise InputError(f"--allow-worse has no effect with --precision {self.precision}: it is for int8")
         if self.prune is not None:
-            parse_pruning(self.prune)
+            open_named("dpd.pruning", self.prune, "--prune")
         if self.codes_only:
             self._check_codes_only()
         texts = {"--name": self.name, "--data-licence": self.data_licence, "--base-licence": self.base_licence}
@@ -159,14 +128,11 @@ class ExportOptions:
                     "decoder; leave out one of the two"
                 )
 
-    @property
-    def pruning(self) -> Pruning | None:
-        return parse_pruning(self.prune) if self.prune is not None else None
-
     def of_the_card(self) -> dict[str, object]:
-        """Options that the command in the model card repeats, besides those that the manifest holds."""
+        """Options that the command in the model card repeats, besides those that the
+        manifest holds and `prune`."""
         names = ("base_licence", "vae_encoder", "dynamic_size", "allow_weak_prototypes", "allow_worse", "codes_only")
-        return {name: getattr(self, name) for name in names} | {"prune": self.pruning}
+        return {name: getattr(self, name) for name in names}
 
 
 def check_export(run: Run, out: Path, options: ExportOptions, *, overwrite: bool = False) -> Sampler:

@@ -47,7 +47,11 @@ EARLY = [
     ("train scenes --out new --val-per-class 5", "class 'Blue' has 1 usable image in part 'train'"),
     ("export nothere --out new.dpd", "nothere: no run.json in it"),
     ("export full --out new.dpd --precision fp7", "precision 'fp7' is unknown"),
-    ("export full --out notes.txt/new.dpd --prune best", "--prune 'best': give pic-pq or magnitude"),
+    ("export full --out new.dpd --prune best:0.3", "--prune 'best:0.3': 'best' is unknown; give magnitude, pic-pq"),
+    (
+        "export full --out notes.txt/new.dpd --prune pic-pq:2",
+        "--prune 'pic-pq:2': give the share of the UNet's filters",
+    ),
     ("engines nothere --out new.dpd", "nothere: no such bundle"),
     ("engines BUNDLE --out new.dpd --flavour best", "flavour 'best' is unknown"),
     ("keygen notes.txt/new", "notes.txt: is a file, where a folder must be"),

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from dpd_export import ExportOptions, export_run
-from dpd_export.options import parse_pruning
-from dpd_export.pruning import check_size
 from dpd_export.pruning.filters import FilterBlock, keep, lowest, multiply_adds, read_blocks, residual_blocks
+from dpd_export.pruning.methods import magnitude, pic_pq
 from dpd_export.pruning.pic_pq import importance, learn_springs, output_error, same_share
+from dpd_export.pruning.prune import check_size
 from dpd_export.pruning.recovery import recover
 from dpd_runtime.bundle import load_bundle
 from dpd_runtime.errors import InputError
@@ -165,12 +165,17 @@ def test_tuning_brings_the_rest_back_to_what_the_whole_says(unet: UNet2DConditio
     assert all(p.grad is None for p in small.parameters()), "torch.export refuses float16 with gradients in float32"
 
 
-@pytest.mark.parametrize("text", ["pic-pq", "pic-pq:0", "pic-pq:1", "pic-pq:nan", "random:0.3", "0.3"])
-def test_what_is_no_method_and_ratio_is_refused(text: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="pic-pq or magnitude"):
-        parse_pruning(text)
-    with pytest.raises(InputError, match="pic-pq or magnitude"):
-        export_run(tmp_path / "none", tmp_path / "out.dpd", ExportOptions(prune=text))
+@pytest.mark.parametrize("ratio", ["", "0", "1", "nan", "a third"])
+def test_what_is_no_ratio_is_refused(ratio: str) -> None:
+    for method, name in ((pic_pq, "pic-pq"), (magnitude, "magnitude")):
+        with pytest.raises(InputError, match=f"--prune '{name}(:.+)?': give the share .* for example {name}:0.3"):
+            method(ratio)
+
+
+@pytest.mark.parametrize("text", ["random:0.3", "0.3"])
+def test_an_unknown_method_is_refused_before_the_run_is_read(text: str) -> None:
+    with pytest.raises(InputError, match=r"is unknown; give magnitude, pic-pq$"):
+        ExportOptions(prune=text)
 
 
 def test_a_large_base_is_refused() -> None:
