@@ -20,7 +20,11 @@ ENOUGH = {  # docs/guides/classify.md, docs/guides/evaluate.md: dpd fit, dpd eva
     "dpd_runtime": (),
     "neighbours/dpd_neighbours": ("train", "cpu"),
 }
-BY_OPTION = {"dpd_eval/report": "eval", "neighbours/dpd_neighbours/federated": "fed"}
+BY_OPTION = {
+    "dpd_eval/report": "eval",
+    "neighbours/dpd_neighbours/federated": "fed",
+    "neighbours/dpd_neighbours/pruning": "export",
+}
 """Folders whose commands ask for a further extra."""
 NOT_INSTALLED = {"grpc": ["grpcio"]}  # distributions of packages that a test environment may lack
 

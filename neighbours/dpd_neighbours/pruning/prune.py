@@ -14,10 +14,10 @@ from onnxscript import ir
 from dpd_export.graphs import UNET_INPUTS, Tensors, export_graph, unet_graph
 from dpd_export.int8 import compare_speed
 from dpd_export.pruned import Pruned, Pruning
-from dpd_export.pruning.filters import FilterBlock, keep, lowest, read_blocks
-from dpd_export.pruning.pic_pq import difference, importance, learn_springs, output_error, same_share
-from dpd_export.pruning.recovery import IMAGES, generated, recover
 from dpd_export.reference import RunCases, calibrate, extent_of, guided
+from dpd_neighbours.pruning.filters import FilterBlock, keep, lowest, read_blocks
+from dpd_neighbours.pruning.pic_pq import difference, importance, learn_springs, output_error, same_share
+from dpd_neighbours.pruning.recovery import IMAGES, generated, recover
 from dpd_runtime.errors import InputError
 from dpd_train.bases import Base
 

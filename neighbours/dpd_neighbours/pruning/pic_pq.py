@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from dpd_export.graphs import Tensors
-from dpd_export.pruning.filters import FilterBlock, keep, lowest, multiply_adds
+from dpd_neighbours.pruning.filters import FilterBlock, keep, lowest, multiply_adds
 
 POPULATION, TOURNAMENT, TRIALS = 24, 6, 160
 CHANGED, CHANGE = 0.2, 0.3

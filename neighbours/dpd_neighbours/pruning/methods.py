@@ -22,7 +22,7 @@ def pic_pq(argument: str) -> "Prune":
 
     def prune(base: "Base", cases: "RunCases", step: "Callable[[], None]") -> "tuple[Base, Pruned]":
         from dpd_export.pruned import Pruning
-        from dpd_export.pruning.prune import by_learned_importance, smaller
+        from dpd_neighbours.pruning.prune import by_learned_importance, smaller
 
         return smaller(base, cases, Pruning("pic-pq", ratio), by_learned_importance, step)
 
@@ -39,7 +39,7 @@ def magnitude(argument: str) -> "Prune":
 
     def prune(base: "Base", cases: "RunCases", step: "Callable[[], None]") -> "tuple[Base, Pruned]":
         from dpd_export.pruned import Pruning
-        from dpd_export.pruning.prune import by_magnitude, smaller
+        from dpd_neighbours.pruning.prune import by_magnitude, smaller
 
         return smaller(base, cases, Pruning("magnitude", ratio), by_magnitude, step)
 

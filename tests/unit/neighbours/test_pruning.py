@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from dpd_export import ExportOptions, export_run
-from dpd_export.pruning.filters import FilterBlock, keep, lowest, multiply_adds, read_blocks, residual_blocks
-from dpd_export.pruning.methods import magnitude, pic_pq
-from dpd_export.pruning.pic_pq import importance, learn_springs, output_error, same_share
-from dpd_export.pruning.prune import check_size
-from dpd_export.pruning.recovery import recover
+from dpd_neighbours.pruning.filters import FilterBlock, keep, lowest, multiply_adds, read_blocks, residual_blocks
+from dpd_neighbours.pruning.methods import magnitude, pic_pq
+from dpd_neighbours.pruning.pic_pq import importance, learn_springs, output_error, same_share
+from dpd_neighbours.pruning.prune import check_size
+from dpd_neighbours.pruning.recovery import recover
 from dpd_runtime.bundle import load_bundle
 from dpd_runtime.errors import InputError
 from dpd_runtime.generation import generate
