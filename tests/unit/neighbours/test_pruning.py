@@ -1,11 +1,8 @@
 """Pruning: exact if the removed filters are unused, counted by PyTorch, ranked as described, and smaller."""
 
 import copy
-from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -14,15 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from dpd_export import ExportOptions, export_run
+from dpd_export import ExportOptions
 from dpd_neighbours.pruning.filters import FilterBlock, keep, lowest, multiply_adds, read_blocks, residual_blocks
 from dpd_neighbours.pruning.methods import magnitude, pic_pq
 from dpd_neighbours.pruning.pic_pq import importance, learn_springs, output_error, same_share
 from dpd_neighbours.pruning.prune import check_size
 from dpd_neighbours.pruning.recovery import recover
-from dpd_runtime.bundle import load_bundle
 from dpd_runtime.errors import InputError
-from dpd_runtime.generation import generate
 
 WIDTH, GROUPS = 16, 4
 
@@ -182,30 +177,3 @@ def test_a_large_base_is_refused() -> None:
     check_size(False)
     with pytest.raises(InputError, match="leave it out"):
         check_size(True)
-
-
-def filters(graph: bytes) -> Mapping[str, int]:
-    model = onnx.load_from_string(graph)
-    return {t.name: t.dims[0] for t in model.graph.initializer if "conv1.weight" in t.name and len(t.dims) == 4}
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(("method", "precision"), [("pic-pq", "fp32"), ("magnitude", "int8")])
-def test_the_bundle_is_really_smaller_and_says_so(
-    method: str, precision: str, run: Path, bundle: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "small.dpd"
-    worse = precision == "int8"  # random networks may change the teacher's mind
-    result = export_run(run, out, ExportOptions(precision=precision, prune=f"{method}:0.4", allow_worse=worse))
-    whole, small = load_bundle(bundle), load_bundle(out)
-    before, after = (sum(filters(b.files["unet/model.onnx"]).values()) for b in (whole, small))
-    said = small.manifest.training["pruned"]
-    assert (said["filters"], said["filters_kept"]) == (before, after)
-    assert 0.6 * before <= after < 0.75 * before
-    assert small.manifest.files["unet/model.onnx"].bytes < whole.manifest.files["unet/model.onnx"].bytes
-    assert said["error_tuned"] < said["error"]
-    assert result["pruned"]["speed"]["whole_ms"].keys() == result["pruned"]["speed"]["small_ms"].keys()
-    assert 0 <= said["teacher_agreement"] <= 1
-    assert f"--prune {method}:0.4" in small.files["MODEL_CARD.md"].decode()
-    assert "was pruned" in small.files["MODEL_CARD.md"].decode()
-    assert len(list(generate(small, ipc=1, seed=0, provider="cpu"))) == len(small.classes)
