@@ -5,7 +5,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import ProviderError
 from dpd_runtime.files import open_atomically
 from dpd_runtime.text import counted
@@ -152,15 +151,6 @@ def adamw(parameters: Any, device: torch.device, **options: Any) -> torch.optim.
     return torch.optim.AdamW(parameters, fused=True if device.type == "cuda" else None, **options)
 
 
-def restore_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Call `restore_optimizer` and give moments the memory layout of their parameters, as the fused kernel needs."""
-    restore_optimizer(optimizer, tensors)
-    for parameter, slots in optimizer.state.items():
-        for name, value in slots.items():
-            if value.shape == parameter.shape and value.stride() != parameter.stride():
-                slots[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
-
-
 class TimeUp(Exception):
     """The deadline passed at `step` of `steps`. The state is saved, and the same call continues from there."""
 
@@ -189,34 +179,6 @@ class Deadline:
 
 
 NEVER = Deadline()
-
-
-def checkpointed(
-    steps: range,
-    save: Callable[[int], None],
-    seconds: float,
-    deadline: Deadline,
-    progress: Progress,
-) -> Iterator[int]:
-    """Yield the numbers of `steps` and save the state: every `seconds`, after the last step, and when time is up.
-
-    Args:
-        save: called with the number of steps done. progress: called with the steps done and the total.
-
-    Raises:
-        TimeUp: the deadline passed; the state is saved.
-    """
-    saved_at = time.monotonic()
-    for step in steps:
-        yield step
-        last = step + 1 == steps.stop
-        stopped = deadline.passed and not last
-        if time.monotonic() - saved_at > seconds or last or stopped:
-            save(step + 1)
-            saved_at = time.monotonic()
-        progress(step + 1, steps.stop)
-        if stopped:
-            raise TimeUp(step + 1, steps.stop)
 
 
 def _to_float32(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -256,23 +218,6 @@ def prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.T
 def without_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Those of the tensors whose names begin with `prefix`, under their names without it."""
     return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """AdamW's moments as a flat dictionary `index.name`; hyper-parameters come from the config, not from here."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": torch.as_tensor(value) for index, slots in state.items() for name, value in slots.items()
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Give the optimiser the moments that `optimizer_tensors` returned."""
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:

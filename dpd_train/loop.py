@@ -6,7 +6,8 @@ uninterrupted one. A task that draws from another generator cannot be continued,
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,14 @@ from dpd_runtime.annotations import Progress
 from dpd_train.compute import (
     NEVER,
     Deadline,
-    checkpointed,
+    TimeUp,
     load_state,
     on_cpu,
-    optimizer_tensors,
     prefixed,
-    restore_moments,
     save_state,
     step_generator,
     without_prefix,
 )
-from dpd_train.networks import learning_rate, rewarmed, set_learning_rate
 
 log = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 60.0
@@ -78,8 +76,25 @@ class Task:
 
 
 def trapezium(steps: int, peak: float, warmup: int = 100, decay_from: float = 0.7) -> Callable[[int], float]:
-    """The learning rate by step: a linear rise, a plateau and a linear fall to zero."""
-    return lambda step: learning_rate(step, steps, peak, warmup, decay_from)
+    """The learning rate by step: a linear rise, a plateau, and over the last part a linear fall to zero."""
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return peak * (step + 1) / warmup
+        left = (steps - step) / max(1.0, steps * (1 - decay_from))
+        return peak * min(1.0, left)
+
+    return rate
+
+
+def rewarmed(rate: float, step: int, fresh_since: int, warmup: int) -> float:
+    """`rate` with a second warm-up if the optimiser's moments were lost at step `fresh_since`; 0: they were not."""
+    return rate if fresh_since == 0 else rate * min(1.0, (step + 1 - fresh_since) / max(1, warmup))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def train(
@@ -120,7 +135,7 @@ def train(
             _save(task, state, scaler, done, fresh_since)
 
     left = range(start, steps)
-    for step in checkpointed(left, save, CHECKPOINT_SECONDS if seconds is None else seconds, deadline, progress):
+    for step in _checkpointed(left, save, CHECKPOINT_SECONDS if seconds is None else seconds, deadline, progress):
         if task.stopped(step):
             save(step)
             break
@@ -138,6 +153,34 @@ def train(
         task.after(step + 1)
 
 
+def _checkpointed(
+    steps: range,
+    save: Callable[[int], None],
+    seconds: float,
+    deadline: Deadline,
+    progress: Progress,
+) -> Iterator[int]:
+    """Yield the numbers of `steps` and save the state: every `seconds`, after the last step, and when time is up.
+
+    Args:
+        save: called with the number of steps done. progress: called with the steps done and the total.
+
+    Raises:
+        TimeUp: the deadline passed; the state is saved.
+    """
+    saved_at = time.monotonic()
+    for step in steps:
+        yield step
+        last = step + 1 == steps.stop
+        stopped = deadline.passed and not last
+        if time.monotonic() - saved_at > seconds or last or stopped:
+            save(step + 1)
+            saved_at = time.monotonic()
+        progress(step + 1, steps.stop)
+        if stopped:
+            raise TimeUp(step + 1, steps.stop)
+
+
 def _restored(task: Task, state: Path, scaler: torch.amp.GradScaler) -> tuple[int, int]:
     """Read `state`. Returns its step, and the step at which the optimiser's moments were lost; 0: they were not."""
     tensors, meta = load_state(state)
@@ -152,13 +195,37 @@ def _restored(task: Task, state: Path, scaler: torch.amp.GradScaler) -> tuple[in
     return step, meta.get("fresh_since", 0) if moments else step
 
 
+def restore_moments(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """Give the optimiser the moments that a state file holds, `index.name`.
+
+    They get the memory layout of their parameters, as the fused kernel needs.
+    """
+    state: dict[int, Tensors] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, slots in optimizer.state.items():
+        for name, value in slots.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                slots[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
+
+
 def _save(task: Task, state: Path, scaler: torch.amp.GradScaler, done: int, fresh_since: int) -> None:
     if (kept := task.kept(done)) is None:
         return
     tensors, meta = dict(kept[0]), dict(kept[1])
     for name, module in task.modules.items():
         tensors |= prefixed(name, module.state_dict())
-    tensors |= prefixed("optimizer", optimizer_tensors(task.optimizer))
+    tensors |= prefixed("optimizer", _optimizer_tensors(task.optimizer))
     meta |= {"step": done, "fresh_since": fresh_since, "scaler": scaler.state_dict()}
     save_state(state, on_cpu(tensors), meta)
     task.saved(done)
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
+    """AdamW's moments as a flat dictionary `index.name`; hyper-parameters come from the config, not from here."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": torch.as_tensor(value) for index, slots in state.items() for name, value in slots.items()
+    }

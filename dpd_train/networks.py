@@ -122,24 +122,6 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, decay_from: float = 0.7) -> float:
-    """Linear warm-up, a plateau, then linear decay to zero over the last part of the run."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    left = (steps - step) / max(1.0, steps * (1 - decay_from))
-    return peak * min(1.0, left)
-
-
-def rewarmed(rate: float, step: int, fresh_since: int, warmup: int) -> float:
-    """`rate` with a second warm-up if the optimiser's moments were lost at step `fresh_since`; 0: they were not."""
-    return rate if fresh_since == 0 else rate * min(1.0, (step + 1 - fresh_since) / max(1, warmup))
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
 def predict(model: nn.Module, images: torch.Tensor, batch: int = 256) -> torch.Tensor:
     """Logits [n, num_classes] on the CPU of `images` [n, C, H, W], without gradients, in evaluation mode.
 

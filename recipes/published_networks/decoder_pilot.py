@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from dpd_train.bases import load_base
 from dpd_train.compute import step_generator
 from dpd_train.denoiser import PowerAverage
-from dpd_train.networks import set_learning_rate
+from dpd_train.loop import set_learning_rate
 from dpd_train.published import PublishedModel, _stages, open_published
 from dpd_train.scene_set import to_float
 from dpd_train.symmetry import ORDER, d4

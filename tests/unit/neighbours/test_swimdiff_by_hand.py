@@ -17,7 +17,8 @@ from dpd_neighbours.swimdiff.unlabelled import Unlabelled
 from dpd_neighbours.swimdiff.views import random_views
 from dpd_train.compute import epoch_rows, step_generator
 from dpd_train.drawn_scenes import numbered_scene
-from dpd_train.networks import ResNetConfig, learning_rate
+from dpd_train.loop import trapezium
+from dpd_train.networks import ResNetConfig
 from tests.tiny import SIDE
 
 SHAPE = ResNetConfig(num_classes=16, widths=(16, 32), blocks=(1, 1), dropout=0.0)
@@ -74,7 +75,7 @@ class ByHand:
         noisy = self.scheduler.add_noise(queried, noise, timesteps)
         diffusion = (self.denoiser(noisy, timesteps, maps) - noise).square().mean()
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, training.steps, training.peak_rate)
+            group["lr"] = trapezium(training.steps, training.peak_rate)(step)
         self.optimizer.zero_grad()
         loss = training.contrast_weight * contrast + training.diffusion_weight * diffusion
         loss.backward()  # type: ignore[no-untyped-call]

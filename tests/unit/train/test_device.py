@@ -23,13 +23,13 @@ from dpd_train.compute import (
     autocast,
     hardware,
     load_state,
-    restore_moments,
     save_state,
     use_device,
     without_prefix,
 )
 from dpd_train.denoiser import DenoiserTraining, train_denoiser
-from dpd_train.networks import ResNet, ResNetConfig, rewarmed
+from dpd_train.loop import restore_moments, rewarmed
+from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.pretrain import PretrainConfig, pretrain
 from dpd_train.reading import HeldOut
 from dpd_train.scene_set import Crops
