@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from dpd_eval.results import Evaluation
     from dpd_eval.verdict import Audit
     from dpd_export import ExportOptions
+    from dpd_private.budget import Budget
     from dpd_runtime.bundle import Bundle
     from dpd_train.config import TrainConfig
-    from dpd_train.private.budget import Budget
     from dpd_train.run import Run
     from dpd_train.scenes import Counted, Scenes
 
@@ -180,7 +180,7 @@ class PrivateRequest(Request):
 
     @property
     def budget(self) -> "Budget":
-        from dpd_train.private.budget import Budget
+        from dpd_private.budget import Budget
 
         return Budget(epsilon=self.dp, delta=self.dp_delta)
 

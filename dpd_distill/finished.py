@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpd_distill.distillation import STORED, STORED_PRIVATE, read_distillation, resume_command
-from dpd_distill.private import read_request
+from dpd_private.distillation import read_request
 from dpd_runtime.errors import InputError
 from dpd_runtime.set_state import DATASET_NAME
 

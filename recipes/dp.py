@@ -29,6 +29,12 @@ from result_file import tell
 
 from dpd_eval import evaluate
 from dpd_eval.options import EvaluateConfig
+from dpd_private import decoder
+from dpd_private import public as watchers
+from dpd_private.apart import check_base_apart, check_images_apart, check_places_apart
+from dpd_private.budget import Budget, check_budget, noise_on_mean, sampling_error, spent, suited_width
+from dpd_private.codes import PrivateInputs, private_codes
+from dpd_private.public import drawn_images, read_public
 from dpd_runtime.errors import DataError
 from dpd_runtime.files import write_atomically
 from dpd_runtime.set_state import DATASET_NAME
@@ -37,12 +43,6 @@ from dpd_train.base_files import base_folder
 from dpd_train.bases import Base, decode_in_parts, load_base
 from dpd_train.classifiers import labelled
 from dpd_train.compute import hardware, use_device
-from dpd_train.private import decoder
-from dpd_train.private import public as watchers
-from dpd_train.private.apart import check_base_apart, check_images_apart, check_places_apart
-from dpd_train.private.budget import Budget, check_budget, noise_on_mean, sampling_error, spent, suited_width
-from dpd_train.private.codes import PrivateInputs, private_codes
-from dpd_train.private.public import drawn_images, read_public
 from dpd_train.reading import HeldOut
 from dpd_train.scene_set import SceneSet
 from dpd_train.scenes import read_scenes

@@ -23,10 +23,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # under nohup; processes 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if importlib.util.find_spec("torch") is None:  # a site, or an environment with the lowest versions
-    collect_ignore = [f"unit/{room}" for room in ("train", "eval", "export", "distill", "neighbours")]
+    collect_ignore = [f"unit/{room}" for room in ("train", "eval", "export", "distill", "neighbours", "private")]
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
-ROOMS = ("dpd_runtime", "dpd_train", "dpd_eval", "dpd_export", "dpd_distill", "dpd_cli", "dpd_neighbours")
+ROOMS = (
+    "dpd_runtime",
+    "dpd_train",
+    "dpd_eval",
+    "dpd_export",
+    "dpd_distill",
+    "dpd_cli",
+    "dpd_neighbours",
+    "dpd_private",
+)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -30,13 +30,13 @@ from dpd_eval.pretrained import NAMES
 from dpd_eval.students import at_inference, build_student
 from dpd_export.graphs import Graph, HalfPrecision, export_graph, graphs_of, halve, store_weights_as_half
 from dpd_export.int8 import quantize
+from dpd_private.budget import Budget
+from dpd_private.classifier import ReleasedClassifier
+from dpd_private.limited_watchers import limited_watchers
+from dpd_private.release import release
 from dpd_runtime.graph_check import OPERATORS, OPERATORS_OF, check_graph
 from dpd_train.bases import Base, load_base, nano_unet
 from dpd_train.networks import ResNet, ResNetConfig
-from dpd_train.private.budget import Budget
-from dpd_train.private.classifier import ReleasedClassifier
-from dpd_train.private.limited_watchers import limited_watchers
-from dpd_train.private.release import release
 from tests.sd_like import sd_like
 from tests.tiny import tiny_base
 from tests.unit.train.test_matching import network

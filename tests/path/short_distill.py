@@ -26,10 +26,10 @@ from dpd_cli import terminal
 from dpd_cli.main import main
 from dpd_cli.terminal import Update
 from dpd_distill import plan
+from dpd_private import budget, choice, decoder, public
+from dpd_private import codes as private_codes
+from dpd_private.release import Release, read_release, release
 from dpd_train import loop, matching
-from dpd_train.private import budget, choice, decoder, public
-from dpd_train.private import codes as private_codes
-from dpd_train.private.release import Release, read_release, release
 
 load_recipe, own_extractor = evaluation.load_recipe, own.own_extractor
 

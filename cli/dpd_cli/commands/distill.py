@@ -110,7 +110,7 @@ def distill_command(
 
 def _distil_privately(data: Path | None, out: Path, asked: dict[str, Any], json_output: bool) -> None:
     from dpd_distill.distillation import check_resumed, resume_command, resumed_lines
-    from dpd_distill.private import begin_privately, distil_privately, read_request, repeated_scenes
+    from dpd_private.distillation import begin_privately, distil_privately, read_request, repeated_scenes
 
     require_torch("export", "cpu", "dp")
     if data is None:

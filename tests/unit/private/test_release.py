@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
+from dpd_private import limited_watchers as looking
+from dpd_private import release as mechanism
+from dpd_private.budget import LENGTHS, Budget, moment_scale, noise_of, sensitivity_of
+from dpd_private.limited_watchers import LimitedWatcher, LimitedWatchers, limited_watchers
+from dpd_private.release import Gauss, Release, read_release, release, system_gauss, with_noise
 from dpd_runtime.errors import InputError
 from dpd_train.matching import Standard
-from dpd_train.private import limited_watchers as looking
-from dpd_train.private import release as mechanism
-from dpd_train.private.budget import LENGTHS, Budget, moment_scale, noise_of, sensitivity_of
-from dpd_train.private.limited_watchers import LimitedWatcher, LimitedWatchers, limited_watchers
-from dpd_train.private.release import Gauss, Release, read_release, release, system_gauss, with_noise
 from tests.unit.train.test_matching import CLASSES, coloured, network
 
 WIDTH = 12

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from dpd_private import public
+from dpd_private.limited_watchers import limited_watchers
 from dpd_train.drawn_scenes import numbered_scene
-from dpd_train.private import public
-from dpd_train.private.limited_watchers import limited_watchers
 from dpd_train.scene_set import to_float
 from tests.unit.train.test_matching import network
 

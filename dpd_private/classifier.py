@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from dpd_private.choice import Discriminant
+from dpd_private.release import Release
 from dpd_train.matching import Standard, Statistics, embed
 from dpd_train.networks import ResNet
-from dpd_train.private.choice import Discriminant
-from dpd_train.private.release import Release
 from dpd_train.symmetry import ORDER, appearance_of_finite, d4
 
 

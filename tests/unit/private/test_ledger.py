@@ -12,9 +12,8 @@ pytest.importorskip("torch")
 pytest.importorskip("dp_accounting")
 from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
 
-from dpd_runtime.errors import DiskError, InputError
-from dpd_train.private.budget import Budget, mu_of, spent
-from dpd_train.private.ledger import (
+from dpd_private.budget import Budget, mu_of, spent
+from dpd_private.ledger import (
     DIGITS,
     Entry,
     alone,
@@ -25,6 +24,7 @@ from dpd_train.private.ledger import (
     read_ledger,
     write_entry,
 )
+from dpd_runtime.errors import DiskError, InputError
 
 DELTA = 1e-5
 

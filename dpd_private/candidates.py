@@ -2,8 +2,8 @@
 
 import torch
 
+from dpd_private.release import Release
 from dpd_train.matching import Statistics
-from dpd_train.private.release import Release
 from dpd_train.symmetry import repainted
 
 

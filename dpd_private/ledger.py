@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dpd_private.budget import spent
 from dpd_runtime.errors import DiskError, InputError
 from dpd_runtime.files import FileLock, read_object, user_folder, write_atomically
-from dpd_train.private.budget import spent
 
 DIGITS = 16  # hexadecimal, of an image's hash
 

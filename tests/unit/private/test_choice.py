@@ -11,6 +11,14 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # type: ignore[import-untyped]
 
 from dpd_export.classifier import export_classifier
+from dpd_private import choice, decoder
+from dpd_private.budget import Budget
+from dpd_private.candidates import Candidates, within
+from dpd_private.classifier import ReleasedClassifier
+from dpd_private.codes import PrivateInputs, private_codes
+from dpd_private.limited_watchers import LimitedWatchers, limited_watchers, see_appearance
+from dpd_private.public import drawn_images
+from dpd_private.release import Release, release
 from dpd_runtime.annotations import Images
 from dpd_runtime.classifier import GRAPH_NAME, INPUT
 from dpd_runtime.engines import Compilation, Provider
@@ -21,20 +29,12 @@ from dpd_train.bases import Base, load_base
 from dpd_train.compute import step_generator
 from dpd_train.matching import See, embed
 from dpd_train.networks import ResNet
-from dpd_train.private import choice, decoder
-from dpd_train.private.budget import Budget
-from dpd_train.private.candidates import Candidates, within
-from dpd_train.private.classifier import ReleasedClassifier
-from dpd_train.private.codes import PrivateInputs, private_codes
-from dpd_train.private.limited_watchers import LimitedWatchers, limited_watchers, see_appearance
-from dpd_train.private.public import drawn_images
-from dpd_train.private.release import Release, release
 from dpd_train.prototypes import herded
 from dpd_train.scene_set import to_float
 from dpd_train.symmetry import ORDER, appearance, d4
 from tests.tiny import tiny_base
+from tests.unit.private.test_release import seeded
 from tests.unit.train.test_matching import CLASSES, SIDE, network
-from tests.unit.train.test_private_release import seeded
 
 CPU = torch.device("cpu")
 
@@ -80,7 +80,7 @@ def found(watchers: LimitedWatchers, private: tuple[torch.Tensor, torch.Tensor])
 def test_a_lost_release_is_said_before_anything_is_trained(
     later: str, tmp_path: Path, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpd_train.private.public.DRAWN", 1)
+    monkeypatch.setattr("dpd_private.public.DRAWN", 1)
     (tmp_path / later).touch()
     inputs = PrivateInputs(
         private=lambda: pytest.fail("no second release"),

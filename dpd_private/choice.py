@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from dpd_private.candidates import Candidates, within
+from dpd_private.limited_watchers import CALL, LimitedWatcher, LimitedWatchers
+from dpd_private.release import Release
 from dpd_runtime.annotations import Images, Progress
 from dpd_runtime.sampling import to_uint8
 from dpd_train.compute import step_generator, to_device
 from dpd_train.matching import Statistics, seeing
 from dpd_train.networks import Classifier
-from dpd_train.private.candidates import Candidates, within
-from dpd_train.private.limited_watchers import CALL, LimitedWatcher, LimitedWatchers
-from dpd_train.private.release import Release
 from dpd_train.prototypes import herded
 
 CANDIDATES = 50  # for each image of the set

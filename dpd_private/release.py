@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from dpd_private.budget import LENGTHS, Budget, moment_scale, noise_of, sensitivity_of
+from dpd_private.limited_watchers import CALL, LimitedWatchers
 from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_train.compute import load_state, save_state
 from dpd_train.matching import Standard, Statistics
-from dpd_train.private.budget import LENGTHS, Budget, moment_scale, noise_of, sensitivity_of
-from dpd_train.private.limited_watchers import CALL, LimitedWatchers
 
 OF_STANDARD = ("mean", "scale", "projection")
 OF_CLASSES = ("class_means", "class_deviations", "second_moment")

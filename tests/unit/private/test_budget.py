@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from dpd_private import budget as guarantee
+from dpd_private.budget import LENGTHS, Budget, check_budget, moment_scale, noise_of, sensitivity_of, spent
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.private import budget as guarantee
-from dpd_train.private.budget import LENGTHS, Budget, check_budget, moment_scale, noise_of, sensitivity_of, spent
 
 
 @pytest.mark.parametrize(("epsilon", "ratio"), [(1, 3.73), (2, 1.99), (5, 0.89), (10, 0.50)])

@@ -14,10 +14,10 @@ from PIL import Image
 pytest.importorskip("diffusers")
 pytest.importorskip("dp_accounting")
 from dpd_distill.distillation import PrivateRequest
-from dpd_distill.private import _entry, _handed_over
+from dpd_private.distillation import _entry, _handed_over
+from dpd_private.ledger import cost_of, entry_of, ledger_folder, read_ledger
 from dpd_runtime import load_bundle
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.private.ledger import cost_of, entry_of, ledger_folder, read_ledger
 from dpd_train.scenes import open_scenes, read_scenes
 from tests.commands import Done
 from tests.commands import dpd as run_dpd

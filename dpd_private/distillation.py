@@ -1,6 +1,6 @@
 """`dpd distill --dp`: codes with differential privacy, by a path of its own that no figure of private images enters.
 
-The private images are read for their statistics, which `dpd_train.private` releases once. No network is
+The private images are read for their statistics, which `dpd_private` releases once. No network is
 trained on them, nothing that leaves is chosen by them, and neither an evaluation nor an audit is run. Whether anything
 leaves does depend on them: on damaged files, near duplicates among the public images, and the ledger.
 """
@@ -19,13 +19,13 @@ from dpd_runtime.files import dumps, read_object, write_atomically
 from dpd_runtime.text import counted
 
 if TYPE_CHECKING:
+    from dpd_private.classifier import ReleasedClassifier
+    from dpd_private.ledger import Cost, Entry
+    from dpd_private.release import Release
     from dpd_runtime.annotations import Float32, Images
     from dpd_runtime.manifest import PrivacyClaim
     from dpd_train.bases import Base
     from dpd_train.classifiers import Labelled
-    from dpd_train.private.classifier import ReleasedClassifier
-    from dpd_train.private.ledger import Cost, Entry
-    from dpd_train.private.release import Release
     from dpd_train.scene_set import SceneSet
 
 
@@ -50,9 +50,9 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
     Raises:
         DataError, InputError: unusable data, options or places, or too few images for epsilon; nothing is written then.
     """
+    from dpd_private.ledger import ledger_folder, open_ledger
     from dpd_runtime.classifier import check_place
     from dpd_train.base_files import check_base_bands
-    from dpd_train.private.ledger import ledger_folder, open_ledger
     from dpd_train.rasters import require_rasterio
     from dpd_train.run import check_base_at, check_classes
     from dpd_train.scenes import open_scenes
@@ -105,9 +105,9 @@ def _check_guarantee(asked: PrivateRequest) -> list[str]:
     Raises:
         DataError, InputError: base or public images may have something of the private ones, or too few images for ε.
     """
+    from dpd_private.apart import check_base_apart, check_places_apart
+    from dpd_private.budget import check_budget
     from dpd_train.base_files import base_folder
-    from dpd_train.private.apart import check_base_apart, check_places_apart
-    from dpd_train.private.budget import check_budget
 
     shared = check_base_apart(asked.base, base_folder(asked.base), tuple(asked.counts))
     if asked.public is not None:
@@ -118,8 +118,8 @@ def _check_guarantee(asked: PrivateRequest) -> list[str]:
 
 def _entry(asked: PrivateRequest) -> "Entry":
     """What the ledger will say of this release: all training images, as a later one may hold out others."""
-    from dpd_train.private.budget import mu_of
-    from dpd_train.private.ledger import entry_of
+    from dpd_private.budget import mu_of
+    from dpd_private.ledger import entry_of
     from dpd_train.reading import PLAIN
     from dpd_train.scenes import open_scenes
 
@@ -133,7 +133,7 @@ def _with_an_identity_of_its_own(asked: PrivateRequest) -> PrivateRequest:
     The release was deleted, or this folder is a copy from before it: the entry then stays, as an earlier release. After
     a kill between entry and release this counts one too many.
     """
-    from dpd_train.private.ledger import ledger_folder, read_ledger
+    from dpd_private.ledger import ledger_folder, read_ledger
 
     if all(entry.identity != asked.identity for entry in read_ledger(ledger_folder())):
         return asked
@@ -152,7 +152,7 @@ def _check_ledger(asked: PrivateRequest, entry: "Entry") -> "Cost":
     Raises:
         InputError: more than --most-epsilon, or the ledger is damaged.
     """
-    from dpd_train.private.ledger import cost_of, ledger_folder, read_ledger
+    from dpd_private.ledger import cost_of, ledger_folder, read_ledger
 
     cost = cost_of(entry, read_ledger(ledger_folder()), asked.dp_delta)
     if asked.most_epsilon is not None and cost.epsilon > asked.most_epsilon:
@@ -186,10 +186,10 @@ def distil_privately(asked: PrivateRequest, stage: Callable[[str], Update], tell
 def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -> dict[str, Any]:
     import torch
 
+    from dpd_private.apart import check_images_apart
+    from dpd_private.codes import PrivateInputs, private_codes
     from dpd_runtime.machine import idle_cores
     from dpd_train.compute import use_device
-    from dpd_train.private.apart import check_images_apart
-    from dpd_train.private.codes import PrivateInputs, private_codes
 
     finished = asked.folder / DONE
     if not finished.exists():
@@ -286,7 +286,7 @@ def _private_images(asked: PrivateRequest, side: int) -> "SceneSet | None":
     """
     import numpy as np
 
-    from dpd_train.private.codes import RELEASE
+    from dpd_private.codes import RELEASE
     from dpd_train.scenes import read_scenes
 
     if (asked.folder / RELEASE).exists():
@@ -310,8 +310,8 @@ def _handed_over(asked: PrivateRequest, entry: "Entry", private: "SceneSet") -> 
     Of two distillations at once the second one sees the first, also where its folder is a copy of the other's, which
     then has the same identity.
     """
+    from dpd_private.ledger import alone, ledger_folder, write_entry
     from dpd_train.classifiers import labelled
-    from dpd_train.private.ledger import alone, ledger_folder, write_entry
 
     with alone(ledger_folder()):
         entry = replace(entry, identity=_with_an_identity_of_its_own(asked).identity)
@@ -336,7 +336,7 @@ def _nothing_more() -> "Labelled":
 
 
 def _public_images(asked: PrivateRequest, side: int, stage: Callable[[str], Update], tell: Tell) -> "SceneSet":
-    from dpd_train.private.public import drawn_images, read_public
+    from dpd_private.public import drawn_images, read_public
 
     if asked.public is None:
         return drawn_images(side, asked.seed, stage("drawn scenes"))
@@ -368,8 +368,8 @@ def _save_classifier(
 
 def _claim(release: "Release", asked: PrivateRequest) -> "PrivacyClaim":
     """What the manifest says: ε by an independent accountant, from the noise in the stored release."""
+    from dpd_private.budget import spent
     from dpd_runtime.manifest import ONE_IMAGE, PrivacyClaim
-    from dpd_train.private.budget import spent
 
     epsilon = spent(release.sensitivity, release.noise, asked.dp_delta)
     if epsilon > asked.dp:

@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dpd_private.budget import Budget, suited_width
+from dpd_private.candidates import Candidates
+from dpd_private.choice import chosen_images
+from dpd_private.classifier import ReleasedClassifier
+from dpd_private.decoder import tuned_base
+from dpd_private.limited_watchers import LimitedWatchers, limited_watchers
+from dpd_private.public import public_watchers
+from dpd_private.release import ANOTHER, Release, read_release, release
 from dpd_runtime.annotations import Float32, Images, Progress
 from dpd_runtime.errors import InputError
 from dpd_train.bases import Base, encode
 from dpd_train.classifiers import Labelled, labelled
 from dpd_train.compute import load_state, save_state
 from dpd_train.networks import ResNet
-from dpd_train.private.budget import Budget, suited_width
-from dpd_train.private.candidates import Candidates
-from dpd_train.private.choice import chosen_images
-from dpd_train.private.classifier import ReleasedClassifier
-from dpd_train.private.decoder import tuned_base
-from dpd_train.private.limited_watchers import LimitedWatchers, limited_watchers
-from dpd_train.private.public import public_watchers
-from dpd_train.private.release import ANOTHER, Release, read_release, release
 from dpd_train.scene_set import SceneSet
 
 MEASURED = 2000  # public images that scales and limits come from, if there are so many
