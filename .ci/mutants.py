@@ -31,6 +31,7 @@ ROOMS = (
     "dpd_train",
     "dpd_eval",
     "dpd_distill",
+    "dpd_private",
     "export/dpd_export",
     "cli/dpd_cli",
     "neighbours/dpd_neighbours",

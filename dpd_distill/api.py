@@ -146,8 +146,6 @@ def distill(
     require_extras("train", "export", "eval", "cpu")
     from dpd_distill.distillation import Asked, Inputs, begin, distil, failed_audit, request_of
 
-    if "dp" in options:
-        raise InputError("dp: a distillation with differential privacy is a command alone: dpd distill --dp")
     given, opened = dict(options), None
     if isinstance(holdout := options.get("holdout"), Scenes):
         given["holdout"] = holdout.root

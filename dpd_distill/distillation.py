@@ -1,12 +1,10 @@
 """`dpd distill`: what was asked for, the plan, and the stages, without the command line."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from dpd_runtime.errors import DataError, InputError
@@ -14,15 +12,13 @@ from dpd_runtime.files import check_writable, dumps, loads, size_of, write_atomi
 from dpd_runtime.settings import setting
 from dpd_runtime.text import counted, option, shown
 from dpd_train.config import OWN, WATCHERS_HELP  # noqa: TID253 -- loads no PyTorch
-from dpd_train.reading import By, ImageOptions  # noqa: TID253 -- loads no PyTorch
+from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
     from dpd_distill.plan import DistillPlan, Task
     from dpd_eval.recipe import Recipe
     from dpd_eval.results import Evaluation
     from dpd_eval.verdict import Audit
-    from dpd_export import ExportOptions
-    from dpd_private.budget import Budget
     from dpd_runtime.bundle import Bundle
     from dpd_train.config import TrainConfig
     from dpd_train.run import Run
@@ -32,7 +28,6 @@ if TYPE_CHECKING:
 # -- What `dpd distill` is asked for: its options, as the command line reads them and as a distillation stores them.
 
 
-PATHS = ("holdout", "plan", "public")
 R = TypeVar("R", bound="Request")
 
 
@@ -41,10 +36,10 @@ class Request(ImageOptions):
     """What every distillation is asked for.
 
     Args:
-        data, out: absolute paths. Fields with a help text are options.
+        data, out: absolute paths. Fields with a help text are options; those that name a place are `places`.
     """
 
-    where: ClassVar[str]
+    places: ClassVar[tuple[str, ...]] = ()
 
     data: str
     out: str
@@ -68,12 +63,12 @@ class Request(ImageOptions):
 class Asked(Request):
     """What a planned distillation is asked for."""
 
-    where: ClassVar[str] = "without --dp"
+    places: ClassVar[tuple[str, ...]] = ("holdout", "plan")
 
     ipc: int | None = setting(
         None,
         "Images",
-        "Images per class. Default: 10, or 5 where a class has fewer than 60 training images; with --dp 200.",
+        "Images per class. Default: 10, or 5 where a class has fewer than 60 training images.",
     )
     minutes: float | None = setting(
         None,
@@ -114,88 +109,11 @@ class Asked(Request):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrivateRequest(Request):
-    """What a distillation with differential privacy is asked for.
-
-    Args:
-        dp, dp_delta: ε and δ.
-        counts: class → number of private images, without the validation part, which is left for `dpd evaluate`. They
-            are counted when the distillation begins.
-        identity: of this distillation in the ledger of releases, however often it is interrupted.
-    """
-
-    where: ClassVar[str] = "with --dp, which does not use it"
-
-    split: By = "files"
-    ipc: int = setting(200, "Images", "Codes per class.")
-    dp: float = setting(
-        None,
-        "Privacy",
-        "Make codes with differential privacy: this epsilon for one image. Nothing is evaluated or audited then.",
-        "EPSILON",
-    )
-    dp_delta: float = setting(1e-5, "Privacy", "Delta of --dp.")
-    public: str | None = setting(
-        None,
-        "Privacy",
-        "With --dp: labelled images, of any classes, that need no protection. Networks are trained on them, and they "
-        "become the set, in other colours. Default: drawn scenes.",
-        "<path>",
-    )
-    most_epsilon: float | None = setting(
-        None,
-        "Privacy",
-        "With --dp: refuse where this and earlier releases of an image cost more than this epsilon together.",
-        "EPSILON",
-    )
-    counts: dict[str, int] = field(default_factory=dict)
-    identity: str = field(default_factory=lambda: token_hex(8))
-
-    def __post_init__(self) -> None:
-        at_least_one("ipc", self.ipc)
-        super().__post_init__()
-        if not re.fullmatch(r"[0-9a-f]{16}", self.identity):  # the name of a file in the ledger
-            raise TypeError("an identity of another form")
-        if self.split == "content":
-            raise InputError(
-                "--split content and --groups move several images where one is replaced, and the guarantee is for one: "
-                "leave them out of --dp"
-            )
-        if self.most_epsilon is not None and not self.most_epsilon >= self.dp:
-            raise InputError(f"--most-epsilon {self.most_epsilon:g} is below --dp {self.dp:g}: take a smaller --dp")
-        if self.reading.carries:
-            raise InputError(
-                f"--dp is for red, green and blue, and --bands {self.bands} carries other bands: give three"
-            )
-
-    @property
-    def folder(self) -> Path:
-        return folder_of(Path(self.out))
-
-    @property
-    def classifier(self) -> Path:
-        """The folder of the released classifier: `site-classifier` beside `site.dpd`."""
-        return _beside(Path(self.out), "classifier")
-
-    @property
-    def budget(self) -> "Budget":
-        from dpd_private.budget import Budget
-
-        return Budget(epsilon=self.dp, delta=self.dp_delta)
-
-    @property
-    def options(self) -> "ExportOptions":
-        from dpd_export import ExportOptions
-
-        return ExportOptions(name=Path(self.out).name.removesuffix(".dpd"), codes_only=True)
-
-
 def request_of(kind: type[R], data: Path, out: Path, given: Mapping[str, Any]) -> R:
     """Make a request of the options that were given; paths become absolute.
 
     Raises:
-        InputError: a value out of range, or an option that this kind of distillation does not use.
+        InputError: a value out of range, or an option that this kind of distillation does not have.
     """
     from dpd_train.data_card import read_card
 
@@ -203,8 +121,8 @@ def request_of(kind: type[R], data: Path, out: Path, given: Mapping[str, Any]) -
     given = given if card is None else card.with_options(given)
     for name in given:
         if name not in known:
-            raise InputError(f"{option(name)} has no effect {kind.where}: leave it out")
-    places = {name: str(Path(given[name]).absolute()) for name in PATHS if name in given}
+            raise InputError(f"{option(name)} is no option of this distillation: leave it out")
+    places = {name: str(Path(given[name]).absolute()) for name in kind.places if name in given}
     if "watchers" in given:
         from dpd_train.run import placed_watchers
 
@@ -229,10 +147,11 @@ def at_least_one(name: str, value: int | None) -> None:
 
 def folder_of(out: Path) -> Path:
     """The folder of the distillation of the bundle `out`: `site-run` beside `site.dpd`."""
-    return _beside(out, "run")
+    return beside(out, "run")
 
 
-def _beside(out: Path, what: str) -> Path:
+def beside(out: Path, what: str) -> Path:
+    """What lies beside the bundle `out` and is named after it."""
     return out.with_name(f"{out.name.removesuffix('.dpd')}-{what}")
 
 
@@ -240,7 +159,8 @@ def _beside(out: Path, what: str) -> Path:
 
 
 STORED = "plan.json"
-STORED_PRIVATE = "private.json"  # instead of it, of a distillation with --dp
+BEGUN = {STORED: "distill", "private.json": "private"}
+"""File with what a distillation was asked for → the command that stores it, and continues the distillation."""
 Tell = Callable[[str], None]
 Update = Callable[[int, int], None]
 """(done, total) → None: as `dpd_runtime.annotations.Progress`, which would load numpy."""
@@ -354,9 +274,14 @@ def training_config(asked: Asked, plan: "DistillPlan", ipc: int) -> "TrainConfig
     return plan.config(ipc=ipc, **own, **asked.image_options)
 
 
-def resume_command(out: Path) -> str:
-    """The command that continues the distillation of `out`."""
-    return shown(["dpd", "distill", "--resume", "--out", out])
+def begun_by(folder: Path) -> str | None:
+    """The command that began the distillation in `folder`; None where there is none."""
+    return next((command for name, command in BEGUN.items() if (folder / name).is_file()), None)
+
+
+def resume_command(out: Path, command: str = "distill") -> str:
+    """The command that continues the distillation of `out`, which `dpd COMMAND` began."""
+    return shown(["dpd", command, "--resume", "--out", out])
 
 
 def read_distillation(folder: Path) -> Distillation:
@@ -375,6 +300,16 @@ def read_distillation(folder: Path) -> Distillation:
         raise InputError(f"{folder}: holds no distillation; begin one with dpd distill DATA --out OUT") from None
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{folder}: was made by another version of dpd ({error}); choose another --out") from error
+
+
+def check_begun_by(command: str, out: Path) -> None:
+    """Check that it was not another command that began the distillation of `out`.
+
+    Raises:
+        InputError: it was; the message says how it continues.
+    """
+    if (begun := begun_by(folder := folder_of(out))) not in (None, command):
+        raise InputError(f"{folder}: was begun by dpd {begun}; continue it with: {resume_command(out, str(begun))}")
 
 
 def check_resumed(request: Request, out: Path) -> None:
@@ -495,8 +430,8 @@ def check_places(folder: Path, out: Path) -> None:
         InputError: something is there already, or nothing can be written there.
     """
     if folder.exists() and any(folder.iterdir()):
-        begun = (folder / STORED).exists() or (folder / STORED_PRIVATE).exists()
-        way = f"continue it with: {resume_command(out)}, or " if begun else ""
+        begun = begun_by(folder)
+        way = f"continue it with: {resume_command(out, begun)}, or " if begun else ""
         raise InputError(f"{folder} exists; {way}choose another --out")
     if out.exists():
         raise InputError(f"--out {out} exists; choose another --out")

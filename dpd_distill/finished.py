@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpd_distill.distillation import STORED, STORED_PRIVATE, read_distillation, resume_command
-from dpd_private.distillation import read_request
+from dpd_distill.distillation import BEGUN, STORED, begun_by, read_distillation, resume_command
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import read_object
 from dpd_runtime.set_state import DATASET_NAME
 
 RECORDS = {"set": DATASET_NAME, "training run": "run.json"}
@@ -21,7 +21,7 @@ class Finished:
 
 
 def is_distillation(path: Path) -> bool:
-    return any((path / name).is_file() for name in (STORED, STORED_PRIVATE))
+    return begun_by(path) is not None
 
 
 def finished_of(folder: Path) -> Finished:
@@ -35,16 +35,29 @@ def finished_of(folder: Path) -> Finished:
     """
     if (folder / STORED).is_file():
         made = read_distillation(folder)
-        results, out, unaudited = made.results, made.out, made.unaudited
+        results, name, unaudited = made.results, made.out.name, made.unaudited
     else:
-        out, unaudited = Path(read_request(folder).out), folder / "unaudited.dpd"
-        results = {"bundle": out}
-    own = folder.absolute().with_name(out.name)
-    results |= {"bundle": own if own.exists() or not unaudited.exists() else unaudited}
+        results, name, unaudited = dict[str, Path](), _name_of_bundle(folder), None
+    own = folder.absolute().with_name(name)
+    results |= {"bundle": own if own.exists() or unaudited is None or not unaudited.exists() else unaudited}
     there = {what: path for what, path in results.items() if (path / RECORDS.get(what, "")).exists()}
     missing = [f"{folder}: there is no {what} yet" for what in results if what not in there]
     if there.get("bundle") == unaudited:
         missing.append(f"{folder}: its bundle is not audited yet")
     if not there:
-        raise InputError(f"{folder}: nothing of this distillation is finished; continue it: {resume_command(own)}")
+        way = resume_command(own, begun_by(folder) or "distill")
+        raise InputError(f"{folder}: nothing of this distillation is finished; continue it: {way}")
     return Finished(tuple(there.values()), tuple(missing))
+
+
+def _name_of_bundle(folder: Path) -> str:
+    """The name of the bundle of a distillation that another command began, which leaves that and nothing to judge it.
+
+    Raises:
+        InputError: the folder is of another version.
+    """
+    path, way_out = next(path for name in BEGUN if (path := folder / name).is_file()), "choose another --out"
+    out = read_object(path, str(path), way_out).get("out")
+    if not isinstance(out, str):
+        raise InputError(f"{folder}: was made by another version of dpd (a place that is no text); {way_out}")
+    return Path(out).name

@@ -140,12 +140,12 @@ def check_budget(budget: Budget, counts: Mapping[str, int]) -> None:
     """
     epsilon, total = budget.epsilon, sum(counts.values())
     if not 0 < epsilon <= MOST_EPSILON:
-        raise InputError(f"--dp {epsilon:g}: give an epsilon above 0 and at most {MOST_EPSILON:g}")
+        raise InputError(f"--epsilon {epsilon:g}: give an epsilon above 0 and at most {MOST_EPSILON:g}")
     if round(epsilon, DIGITS) != epsilon:  # rounded up, what is spent would be more than this
-        raise InputError(f"--dp {epsilon}: give an epsilon with at most {DIGITS} decimal places")
+        raise InputError(f"--epsilon {epsilon}: give an epsilon with at most {DIGITS} decimal places")
     if not LEAST_DELTA <= budget.delta < 1 / total:
         raise InputError(
-            f"--dp-delta {budget.delta:g}: give a number from {LEAST_DELTA:g} (the accountant is not exact below) "
+            f"--delta {budget.delta:g}: give a number from {LEAST_DELTA:g} (the accountant is not exact below) "
             f"to below 1 / {total}, the number of images: with more, whole images could be told"
         )
     name = min(counts, key=counts.__getitem__)
@@ -153,7 +153,7 @@ def check_budget(budget: Budget, counts: Mapping[str, int]) -> None:
     if images < needed:
         noise, sampling = noise_on_mean(budget, images, WIDTHS[-1]), sampling_error(images)
         raise DataError(
-            f"--dp {epsilon:g}: class {name!r} has {counted(images, 'training image')}, and the noise would move "
+            f"--epsilon {epsilon:g}: class {name!r} has {counted(images, 'training image')}, and the noise would move "
             "its mean by "
             f"{noise:.2f} in units of the largest norm (limit: {MOST_NOISE:g}; sampling: {sampling:.2f}): the codes "
             f"would show noise; it needs {counted(needed, 'image')}, or take a larger epsilon, or leave the class out"

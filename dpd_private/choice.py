@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from dpd_private.candidates import Candidates, within
 from dpd_private.limited_watchers import CALL, LimitedWatcher, LimitedWatchers
 from dpd_private.release import Release
 from dpd_runtime.annotations import Images, Progress
@@ -16,11 +15,47 @@ from dpd_train.compute import step_generator, to_device
 from dpd_train.matching import Statistics, seeing
 from dpd_train.networks import Classifier
 from dpd_train.prototypes import herded
+from dpd_train.symmetry import repainted
 
 CANDIDATES = 50  # for each image of the set
 LEAST = 2000  # of each class
 TYPICAL = 10  # so many times as many as are needed: those that are surest of their class, which are herded
 RIDGE = 0.1  # share of the mean variance that is added to each
+
+
+class Candidates:
+    """Random public images, each with an appearance drawn from the normal distribution of a class.
+
+    Args:
+        images: public ones [n, 3, H, W] in [-1, 1].
+    """
+
+    def __init__(self, released: Release, images: torch.Tensor) -> None:
+        own = released.appearance
+        values, vectors = torch.linalg.eigh(within(own, released))
+        self._images, self._root = images, vectors * values.clamp_min(0).sqrt()
+        self._means = own.class_means.double().cpu()
+        variances = own.class_deviations.double().cpu().square().sum(1)
+        self._sizes = (variances / variances.mean()).sqrt()
+        assert own.standard.projection is not None  # `limited_watchers` gives every watcher one
+        self._back = torch.linalg.inv(own.standard.projection.double().cpu())
+        self._scale, self._mean = (value.double().cpu() for value in (own.standard.scale, own.standard.mean))
+
+    def draw(self, label: int, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images [count, 3, H, W] float32 in [-1, 1], and the z of the appearances they were given, in float64."""
+        rows = torch.randint(len(self._images), (count,), generator=generator)
+        drawn = torch.randn(count, len(self._root), generator=generator).double() @ self._root.T
+        z = self._means[label] + self._sizes[label] * drawn
+        return repainted(self._images[rows], z @ self._back * self._scale + self._mean), z
+
+
+def within(own: Statistics, released: Release) -> torch.Tensor:
+    """Covariance [F, F] of z within classes, float64 on the CPU."""
+    means, limit = own.class_means.double().cpu(), own.standard.limit
+    assert limit is not None  # `limited_watchers` gives every watcher one
+    of_noise = (limit * released.noise / torch.tensor(released.counts)).square().mean()
+    between = means.T @ means / len(means) - of_noise * torch.eye(len(means.T))
+    return own.second_moment.double().cpu() - between
 
 
 @torch.no_grad()

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from dpd_private.budget import Budget, suited_width
-from dpd_private.candidates import Candidates
-from dpd_private.choice import chosen_images
+from dpd_private.choice import Candidates, chosen_images
 from dpd_private.classifier import ReleasedClassifier
 from dpd_private.decoder import tuned_base
 from dpd_private.limited_watchers import LimitedWatchers, limited_watchers

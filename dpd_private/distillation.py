@@ -1,19 +1,20 @@
-"""`dpd distill --dp`: codes with differential privacy, by a path of its own that no figure of private images enters.
+"""`dpd private`: codes with differential privacy, by a path of its own that no figure of private images enters.
 
-The private images are read for their statistics, which `dpd_private` releases once. No network is
-trained on them, nothing that leaves is chosen by them, and neither an evaluation nor an audit is run. Whether anything
-leaves does depend on them: on damaged files, near duplicates among the public images, and the ledger.
+The private images are read for their statistics, which are released once. No network is trained on them, nothing that
+leaves is chosen by them, and neither an evaluation nor an audit is run. Whether anything leaves does depend on them: on
+damaged files, near duplicates among the public images, and the ledger.
 """
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
-from dpd_distill.distillation import STORED_PRIVATE, PrivateRequest, Tell, Update, check_places
+from dpd_distill.distillation import Tell, Update, check_places
+from dpd_private.request import PrivateRequest
 from dpd_runtime.errors import CheckError, DataError, InputError
 from dpd_runtime.files import dumps, read_object, write_atomically
 from dpd_runtime.text import counted
@@ -27,24 +28,35 @@ if TYPE_CHECKING:
     from dpd_train.bases import Base
     from dpd_train.classifiers import Labelled
     from dpd_train.scene_set import SceneSet
+    from dpd_train.scenes import Scenes
 
 
 DONE, MADE_WITH = "result.json", "made_with.json"
 
 
-def read_request(folder: Path) -> PrivateRequest:
-    """Read what an unfinished distillation was asked for.
+@dataclass(frozen=True)
+class Opened:
+    """The images that a distillation works with: each place is opened when it is first needed, and once."""
 
-    Raises:
-        InputError: it is of another version.
-    """
-    try:
-        return PrivateRequest(**json.loads((folder / STORED_PRIVATE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{folder}: was made by another version of dpd ({error}); choose another --out") from error
+    asked: PrivateRequest
+
+    @cached_property
+    def private(self) -> "Scenes":
+        from dpd_train.scenes import open_scenes
+
+        return open_scenes(Path(self.asked.data), self.asked, self.asked.reading)
+
+    @cached_property
+    def public(self) -> "Scenes | None":
+        """None for drawn scenes."""
+        from dpd_train.scenes import open_scenes
+
+        if self.asked.public is None:
+            return None
+        return open_scenes(Path(self.asked.public), self.asked.elsewhere, self.asked.reading)
 
 
-def begin_privately(asked: PrivateRequest) -> PrivateRequest:
+def begin_privately(asked: PrivateRequest, opened: Opened) -> PrivateRequest:
     """Check everything before anything is trained, and store what was asked for. Returns it with the counts.
 
     Raises:
@@ -55,7 +67,6 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
     from dpd_train.base_files import check_base_bands
     from dpd_train.rasters import require_rasterio
     from dpd_train.run import check_base_at, check_classes
-    from dpd_train.scenes import open_scenes
 
     check_places(asked.folder, Path(asked.out))
     check_place(asked.classifier, overwrite=False)
@@ -66,31 +77,27 @@ def begin_privately(asked: PrivateRequest) -> PrivateRequest:
         require_rasterio()
         if asked.reading.limits is None:
             raise InputError(
-                "--dp needs a stretch that does not depend on the images: give pixel values, such as --stretch 0:3000"
+                "dpd private needs a stretch that does not depend on the images: give pixel values, such as "
+                "--stretch 0:3000"
             )
-    counts = open_scenes(Path(asked.data), asked).counts("train")
+    counts = opened.private.counts("train")
     check_classes(Path(asked.data), tuple(counts))
     asked = replace(asked, counts=counts)
-    public = (
-        None if asked.public is None else open_scenes(Path(asked.public), asked.elsewhere, asked.reading).counts("all")
-    )
+    public = None if opened.public is None else opened.public.counts("all")
     _check_guarantee(asked)
     if public is not None and (images := sum(public.values())) < asked.ipc:
         raise InputError(
             f"--public {asked.public}: has {counted(images, 'image')}, fewer than --ipc {asked.ipc}; add some"
         )
     open_ledger(ledger_folder())
-    _check_ledger(asked, _entry(asked))
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    _store(asked)
+    _check_ledger(asked, _entry(asked, opened.private))
+    asked.store()
     return asked
 
 
-def repeated_scenes(asked: PrivateRequest) -> list[str]:
+def repeated_scenes(private: "Scenes") -> list[str]:
     """A line if images show scenes that others show too, for the user alone: it depends on the private images."""
-    from dpd_train.scenes import open_scenes
-
-    counted = open_scenes(Path(asked.data), asked).counted("train")
+    counted = private.counted("train")
     if sum(counted.scenes.values()) == sum(counted.images.values()):
         return []
     return [f"note          {counted}: epsilon is for one image, and a scene that is in k of them has k times as much"]
@@ -116,14 +123,13 @@ def _check_guarantee(asked: PrivateRequest) -> list[str]:
     return shared
 
 
-def _entry(asked: PrivateRequest) -> "Entry":
+def _entry(asked: PrivateRequest, private: "Scenes") -> "Entry":
     """What the ledger will say of this release: all training images, as a later one may hold out others."""
     from dpd_private.budget import mu_of
     from dpd_private.ledger import entry_of
     from dpd_train.reading import PLAIN
-    from dpd_train.scenes import open_scenes
 
-    files = open_scenes(Path(asked.data), asked, PLAIN)  # by the bytes of the files, however they are read
+    files = private.read_as(PLAIN)  # by the bytes of the files, however they are read
     return entry_of(asked.identity, mu_of(asked.budget), files.hashes("train").values())
 
 
@@ -138,12 +144,8 @@ def _with_an_identity_of_its_own(asked: PrivateRequest) -> PrivateRequest:
     if all(entry.identity != asked.identity for entry in read_ledger(ledger_folder())):
         return asked
     asked = replace(asked, identity=token_hex(8))
-    _store(asked)
+    asked.store()
     return asked
-
-
-def _store(asked: PrivateRequest) -> None:
-    write_atomically(asked.folder / STORED_PRIVATE, dumps(asdict(asked)))
 
 
 def _check_ledger(asked: PrivateRequest, entry: "Entry") -> "Cost":
@@ -154,16 +156,18 @@ def _check_ledger(asked: PrivateRequest, entry: "Entry") -> "Cost":
     """
     from dpd_private.ledger import cost_of, ledger_folder, read_ledger
 
-    cost = cost_of(entry, read_ledger(ledger_folder()), asked.dp_delta)
+    cost = cost_of(entry, read_ledger(ledger_folder()), asked.delta)
     if asked.most_epsilon is not None and cost.epsilon > asked.most_epsilon:
         raise InputError(
             f"--most-epsilon {asked.most_epsilon:g}: with {_earlier(cost)} this one would cost epsilon "
-            f"{cost.epsilon:g} together; nothing was released: take a smaller --dp"
+            f"{cost.epsilon:g} together; nothing was released: take a smaller --epsilon"
         )
     return cost
 
 
-def distil_privately(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -> dict[str, Any]:
+def distil_privately(
+    asked: PrivateRequest, opened: Opened, stage: Callable[[str], Update], tell: Tell
+) -> dict[str, Any]:
     """Make everything that is not there yet. Returns the facts for the user.
 
     Raises:
@@ -173,17 +177,19 @@ def distil_privately(asked: PrivateRequest, stage: Callable[[str], Update], tell
     from dpd_runtime.files import KEEPS_APART, FileLock
 
     if not KEEPS_APART:
-        raise InputError("--dp needs file locks, which this system lacks: two sessions could release the images twice")
+        raise InputError(
+            "dpd private needs file locks, which this system lacks: two sessions could release the images twice"
+        )
     lock = FileLock(asked.folder / "session.lock")
     if not lock.acquire():
-        raise InputError(f"{asked.folder}: another dpd distill works there; two would release the images twice")
+        raise InputError(f"{asked.folder}: another dpd private works there; two would release the images twice")
     try:
-        return _distil(asked, stage, tell)
+        return _distil(asked, opened, stage, tell)
     finally:
         lock.release()
 
 
-def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -> dict[str, Any]:
+def _distil(asked: PrivateRequest, opened: Opened, stage: Callable[[str], Update], tell: Tell) -> dict[str, Any]:
     import torch
 
     from dpd_private.apart import check_images_apart
@@ -200,7 +206,7 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
         tell(f"private       {told}, which base {asked.base} must never have seen")
         if shared := _check_guarantee(asked):
             tell(f"note          base {asked.base} knows {', '.join(shared)}: if from yours, the guarantee is void")
-        private = _private_images(asked, base.resolution)
+        private = _private_images(asked, opened, base.resolution)
         hand_over = _nothing_more
         if private is not None:
             asked = _with_an_identity_of_its_own(asked)
@@ -209,10 +215,10 @@ def _distil(asked: PrivateRequest, stage: Callable[[str], Update], tell: Tell) -
                     f"note          {counted(copies, 'file is a copy of another', 'files are copies of others')}: "
                     "the guarantee is for one file, not for both"
                 )
-            entry = _entry(asked)
+            entry = _entry(asked, opened.private)
             _tell_cost(_check_ledger(asked, entry), asked, tell)
             hand_over = partial(_handed_over, asked, entry, private)
-        public = _public_images(asked, base.resolution, stage, tell)
+        public = _public_images(asked, opened.public, base.resolution, stage, tell)
         if private is not None and asked.public is not None:
             check_images_apart(Path(asked.public), private, public)
         _check_same(asked, base, public, released=private is None)
@@ -279,7 +285,7 @@ def _base(asked: PrivateRequest, device: Any) -> "Base":
     return base if side == base.resolution else at_resolution(base, side)
 
 
-def _private_images(asked: PrivateRequest, side: int) -> "SceneSet | None":
+def _private_images(asked: PrivateRequest, opened: Opened, side: int) -> "SceneSet | None":
     """The private images, read now, so that a file that cannot be used is found before anything is trained.
 
     None after their release.
@@ -287,17 +293,16 @@ def _private_images(asked: PrivateRequest, side: int) -> "SceneSet | None":
     import numpy as np
 
     from dpd_private.codes import RELEASE
-    from dpd_train.scenes import read_scenes
 
     if (asked.folder / RELEASE).exists():
         return None
-    scenes = read_scenes(Path(asked.data), part="train", resolution=side, held_out=asked, reading=asked.reading)
+    scenes = opened.private.part("train", side, keep=False)
     if scenes.rejected:
         first = scenes.rejected[0]
         raise DataError(
-            f"{asked.data}: {first.path}: {first.reason}; with --dp the number of images of a class is public, so each "
-            "file must be an image: repair it and continue, or take it away and begin again with another --out; "
-            "nothing was released"
+            f"{asked.data}: {first.path}: {first.reason}; the number of images of a class is public, so each file "
+            "must be an image: repair it and continue, or take it away and begin again with another --out; nothing was "
+            "released"
         )
     if np.bincount(scenes.labels).tolist() != list(asked.counts.values()):
         raise DataError(f"{asked.data}: has changed since the distillation began; choose another --out")
@@ -322,9 +327,7 @@ def _handed_over(asked: PrivateRequest, entry: "Entry", private: "SceneSet") -> 
 
 def _tell_cost(cost: "Cost", asked: PrivateRequest, tell: Tell) -> None:
     if cost.earlier:
-        tell(
-            f"ledger        {_earlier(cost)}: with this one epsilon {cost.epsilon:g}, delta {asked.dp_delta:g} together"
-        )
+        tell(f"ledger        {_earlier(cost)}: with this one epsilon {cost.epsilon:g}, delta {asked.delta:g} together")
 
 
 def _earlier(cost: "Cost") -> str:
@@ -335,12 +338,14 @@ def _nothing_more() -> "Labelled":
     raise RuntimeError("the private images were asked for after their release")
 
 
-def _public_images(asked: PrivateRequest, side: int, stage: Callable[[str], Update], tell: Tell) -> "SceneSet":
+def _public_images(
+    asked: PrivateRequest, public: "Scenes | None", side: int, stage: Callable[[str], Update], tell: Tell
+) -> "SceneSet":
     from dpd_private.public import drawn_images, read_public
 
-    if asked.public is None:
+    if public is None:
         return drawn_images(side, asked.seed, stage("drawn scenes"))
-    scenes = read_public(Path(asked.public), side, asked.seed, asked.reading, asked.elsewhere)
+    scenes = read_public(public, side, asked.seed)
     if scenes.rejected:
         tell(f"public        {counted(len(scenes.rejected), 'file')} left out, first {scenes.rejected[0].path}")
     if len(scenes.labels) < asked.ipc:
@@ -371,12 +376,14 @@ def _claim(release: "Release", asked: PrivateRequest) -> "PrivacyClaim":
     from dpd_private.budget import spent
     from dpd_runtime.manifest import ONE_IMAGE, PrivacyClaim
 
-    epsilon = spent(release.sensitivity, release.noise, asked.dp_delta)
-    if epsilon > asked.dp:
-        raise CheckError(f"the accountant finds epsilon {epsilon:g}, more than --dp {asked.dp:g}; report this error")
+    epsilon = spent(release.sensitivity, release.noise, asked.delta)
+    if epsilon > asked.epsilon:
+        raise CheckError(
+            f"the accountant finds epsilon {epsilon:g}, more than --epsilon {asked.epsilon:g}; report this error"
+        )
     return PrivacyClaim(
         epsilon=epsilon,
-        delta=asked.dp_delta,
+        delta=asked.delta,
         unit=ONE_IMAGE,
         mechanism="Gaussian noise on clipped class sums, squared lengths and one second moment for each watcher, "
         "released once",

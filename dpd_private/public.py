@@ -10,9 +10,8 @@ from dpd_train.classifiers import ClassifierTraining, Plan, labelled, load_pool,
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
 from dpd_train.matching import LENGTHS, residual_shapes, watcher_seed
 from dpd_train.networks import ResNet
-from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading
 from dpd_train.scene_set import Crops, SceneSet, crop_boxes, multi_scale
-from dpd_train.scenes import open_scenes
+from dpd_train.scenes import Scenes
 
 DRAWN = 150  # scenes of each drawn class
 STEPS, WATCHERS = 1000, 4
@@ -35,22 +34,19 @@ def drawn_images(side: int, seed: int, progress: Progress = lambda done, total: 
     return SceneSet(classes=CLASSES, images=np.stack(images), labels=labels, hashes=(), rejected=())
 
 
-def read_public(
-    place: Path, side: int, seed: int, reading: Reading = PLAIN, held_out: HeldOut = BY_CONTENT
-) -> SceneSet:
+def read_public(opened: Scenes, side: int, seed: int) -> SceneSet:
     """Public images at `side` pixels. Larger ones come whole and in crops at several scales, so that networks see more.
 
     Where that would be more than MOST, random images are left out.
 
     Raises:
-        DataError: as `read_scenes` does.
+        DataError: as `Scenes.part` does.
     """
-    opened = open_scenes(place, held_out, reading)
     larger = min(opened.side, LARGEST * side)
     if larger <= side:
-        return _some(opened.part("all", side), MOST, seed)
+        return _some(opened.part("all", side, keep=False), MOST, seed)
     of_each = sum(len(boxes) for boxes in crop_boxes(larger, side, "0", seed, Crops()))
-    scenes = _some(opened.part("all", larger), MOST // of_each, seed)
+    scenes = _some(opened.part("all", larger, keep=False), MOST // of_each, seed)
     return multi_scale(scenes, side, seed, Crops())[0]
 
 

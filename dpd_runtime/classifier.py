@@ -466,7 +466,7 @@ def _fitted(record: ClassifierRecord) -> list[str]:
 def _released(record: ClassifierRecord) -> list[str]:
     claim = record.training["privacy"]
     return [
-        f"`dpd distill --dp` made it: {quoted(record.network)}, for images of {record.side} × {record.side} pixels.",
+        f"`dpd private` made it: {quoted(record.network)}, for images of {record.side} × {record.side} pixels.",
         f"({claim['epsilon']:.6g}, {claim['delta']:g})-differential privacy. Unit: {quoted(claim['unit'])}.",
         "It was made from public images and what was released for the codes: both together have this one guarantee,",
         "and the bundle's card says what it rests on.",

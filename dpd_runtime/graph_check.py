@@ -35,7 +35,7 @@ OPERATORS_OF = {
     "--dynamic-size": "Squeeze",
     "dpd fit": "Clip MaxPool",
     "dpd fit --backbone": "AveragePool Pow ReduceL2 Tanh",
-    "dpd distill --dp": "Log Min Reciprocal ReduceSum Sqrt Sub",
+    "dpd private": "Log Min Reciprocal ReduceSum Sqrt Sub",
 }
 """Operators by what needs them first: a part of a base, an option of `dpd export`, or a classifier.
 

@@ -24,7 +24,7 @@ _RECORDS: tuple[tuple[str, str, Callable[[dict[str, object]], bool]], ...] = (
     ("run.json", "a run of dpd train", lambda content: {"config", "metrics", "versions"} <= set(content)),
     ("checkpoints/config.json", "a run of dpd train", lambda content: {"config", "data"} <= set(content)),
     ("plan.json", "a run of dpd distill", lambda content: {"asked", "plan"} <= set(content)),
-    ("private.json", "a run of dpd distill", lambda content: {"dp", "identity"} <= set(content)),
+    ("private.json", "a run of dpd private", lambda content: {"dp", "identity"} <= set(content)),
     ("bundle.json", "a bundle", lambda content: {"format_version", "files"} <= set(content)),
     ("model.json", "a classifier of dpd fit", lambda content: {"classes", "graph"} <= set(content)),
     ("pretrain.json", "a base of dpd pretrain", lambda content: "config" in content),

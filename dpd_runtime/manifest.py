@@ -24,7 +24,7 @@ LEAST_NOISE, MOST_NOISE = 1e-3, 1e6
 """Of a noise multiplier. Beyond them a claim means nothing, and the arithmetic below overflows."""
 ROUNDING = 1e-3  # relative, of epsilon and of the multipliers as they are written
 ONE_IMAGE = "one image, replaced by another of its class"
-"""The unit of what `dpd distill --dp` makes."""
+"""The unit of what `dpd private` makes."""
 
 
 @dataclass(frozen=True, kw_only=True)

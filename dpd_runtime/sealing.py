@@ -361,7 +361,7 @@ def require_privacy(bundle: Bundle, wanted: tuple[float, float]) -> None:
             made += f" of {claim.unit!r}, not of {ONE_IMAGE}"
         raise RequirementError(
             f"{bundle.path}: ({epsilon:g}, {delta:g})-differential privacy is required; this bundle {made}; "
-            "make one with dpd distill --dp where the training data are"
+            "make one with dpd private where the training data are"
         )
 
 

@@ -98,7 +98,7 @@ def find_members(features: Float32, *, count: int, k_min: int, seed: int) -> Int
 
     None if there are fewer images. Above LARGE_CLASS images mini-batch k-means is used (Sculley 2010).
     """
-    from sklearn.cluster import KMeans, MiniBatchKMeans  # here, as the checks of --dp need none of it
+    from sklearn.cluster import KMeans, MiniBatchKMeans  # here, as the checks of dpd private need none of it
 
     count = min(count, len(features) // k_min)
     if count < 1:
@@ -264,7 +264,7 @@ def with_noise(
 
 def delta_of(epsilon: float, shift: float) -> float:
     """δ(ε) = Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ) of Gaussian noise; μ = `shift` = sensitivity / standard deviation."""
-    from scipy.special import log_ndtr  # type: ignore[import-untyped] # here, as the checks of --dp need none of it
+    from scipy.special import log_ndtr  # type: ignore[import-untyped] # here, as the checks of dpd private need none of it
 
     first = log_ndtr(shift / 2 - epsilon / shift)
     second = epsilon + log_ndtr(-shift / 2 - epsilon / shift)

@@ -3,7 +3,7 @@
     python recipes/dp.py ../shared/data/eurosat_rgb/train --base recipes/public_base \\
         --public ../shared/data/ucmerced/train --work /var/tmp/dp --out dp.json
 
-DATA is the private set. --base must not have seen it, nor the public images. Codes are made as `dpd distill --dp` makes
+DATA is the private set. --base must not have seen it, nor the public images. Codes are made as `dpd private` makes
 them, once for each run: run i has noise, watchers, images and a decoder of its own; epsilon inf has no noise. --first
 lets another machine make further ones. Students are tested on the validation part of DATA, never on test/, and
 intervals are over runs if there are several. Epsilon is for one image replaced by another of its class. The figures
@@ -43,9 +43,9 @@ from dpd_train.base_files import base_folder
 from dpd_train.bases import Base, decode_in_parts, load_base
 from dpd_train.classifiers import labelled
 from dpd_train.compute import hardware, use_device
-from dpd_train.reading import HeldOut
+from dpd_train.reading import PLAIN, HeldOut
 from dpd_train.scene_set import SceneSet
-from dpd_train.scenes import read_scenes
+from dpd_train.scenes import open_scenes, read_scenes
 
 
 def write_set(codes: np.ndarray, images: np.ndarray, classes: tuple[str, ...], out: Path) -> None:
@@ -179,7 +179,7 @@ def main() -> None:
         public = drawn_images(base.resolution, 0)
     else:
         check_places_apart(args.data, args.public)
-        public = read_public(args.public, base.resolution, 0)
+        public = read_public(open_scenes(args.public, reading=PLAIN), base.resolution, 0)
         check_images_apart(args.public, private, public)
     result: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),

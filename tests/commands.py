@@ -24,7 +24,19 @@ ROOT = str(Path(__file__).parents[1])
 SECONDS = 1200  # a command that runs longer hangs; `dpd demo` takes ten minutes on two busy cores
 COMMAND = "dpd_cli.main:main"
 HEAVY = ("torch", "diffusers", "transformers", "onnx", "sklearn", "scipy", "matplotlib")
-WITH_PYTORCH = ("distill", "train", "export", "audit", "evaluate", "select", "pretrain", "demo", "fit", "swimdiff")
+WITH_PYTORCH = (
+    "distill",
+    "private",
+    "train",
+    "export",
+    "audit",
+    "evaluate",
+    "select",
+    "pretrain",
+    "demo",
+    "fit",
+    "swimdiff",
+)
 LIGHT = (
     "dpd_runtime.dataset",
     "dpd_runtime.generation",

@@ -33,5 +33,11 @@ GONE: dict[str, dict[str, str]] = {
         "--lambda-contrast": "give dpd swimdiff DATA --out ENC --lambda-contrast",
         "--lambda-diffusion": "give dpd swimdiff DATA --out ENC --lambda-diffusion",
     },
+    "distill": {
+        "--dp": "give dpd private DATA --epsilon EPSILON",
+        "--dp-delta": "give dpd private DATA --epsilon EPSILON --delta DELTA",
+        "--public": "give dpd private DATA --epsilon EPSILON --public IMAGES",
+        "--most-epsilon": "give dpd private DATA --epsilon EPSILON --most-epsilon EPSILON",
+    },
 }
 """Command → option → what to write instead."""

@@ -163,6 +163,12 @@ class _Console(logging.StreamHandler[TextIO]):
         pass
 
 
+def tell(line: str) -> None:
+    """Print a line about a long command on stderr."""
+    check()
+    print(line, file=sys.stderr, flush=True)
+
+
 def log_to_console(level: int = logging.INFO) -> None:
     """Show log records as lines on stderr, with the time of day."""
     logging.basicConfig(level=level, handlers=[_Console()], format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

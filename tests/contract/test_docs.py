@@ -250,6 +250,7 @@ def test_pages_named_in_the_code_exist() -> None:
         "dpd_train",
         "dpd_eval",
         "dpd_distill",
+        "dpd_private",
         "export",
         "cli",
         "airgap",

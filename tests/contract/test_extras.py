@@ -19,6 +19,7 @@ ENOUGH = {  # docs/guides/classify.md, docs/guides/evaluate.md: dpd fit, dpd eva
     "dpd_distill": ("export", "cpu"),
     "dpd_runtime": (),
     "neighbours/dpd_neighbours": ("train", "cpu"),
+    "dpd_private": ("export", "cpu", "dp"),
 }
 BY_OPTION = {
     "dpd_eval/report": "eval",

@@ -21,6 +21,7 @@ ROOMS = {
     "dpd_train": ROOT,
     "dpd_eval": ROOT,
     "dpd_distill": ROOT,
+    "dpd_private": ROOT,
     "dpd_export": ROOT / "export",
     "dpd_cli": ROOT / "cli",
     "dpd_neighbours": ROOT / "neighbours",
@@ -68,6 +69,8 @@ def spoil(path: Path, module: str) -> None:
         ("cli", "cli/dpd_cli/terminal.py", "dpd_cli.main"),
         ("rooms", "dpd_eval/statistics.py", "dpd_neighbours.students"),
         ("rooms", "cli/dpd_cli/terminal.py", "dpd_neighbours.students"),
+        ("rooms", "dpd_distill/plan.py", "dpd_private.request"),
+        ("private", "dpd_private/budget.py", "dpd_private.release"),
         ("acyclic", "dpd_runtime/solvers.py", "dpd_runtime.sampling"),
     ],
 )

@@ -93,11 +93,11 @@ def test_public_names_are_shown_before_anything_is_imported(
 @pytest.mark.skipif(
     tuple(map(int, version("typer").split(".")[:2])) < (0, 29), reason="older versions of typer load rich for help"
 )
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"]], ids=["dpd", "train", "evaluate"])
-def test_help_imports_little(command: list[str], process_environment: dict[str, str], tmp_path: Path) -> None:
-    done = python(HELP, process_environment, tmp_path, *command, "--help")
+@pytest.mark.parametrize("command", ["", "train", "evaluate", "private"])
+def test_help_imports_little(command: str, process_environment: dict[str, str], tmp_path: Path) -> None:
+    done = python(HELP, process_environment, tmp_path, *command.split(), "--help")
     assert done.returncode == 0, done.stderr
     assert "--help" in done.stdout
     count, *heavy = done.stderr.split()
-    assert heavy == [], f"{' '.join(['dpd', *command])} --help imported {heavy}"
+    assert heavy == [], f"dpd {command} --help imported {heavy}"
     assert int(count) <= MODULES_OF_HELP, "see python -X importtime -m dpd_cli --help"

@@ -144,7 +144,7 @@ CASES: dict[str, Make] = {
     "--dynamic-size": any_size,
     "dpd fit": students,
     "dpd fit --backbone": backbones,
-    "dpd distill --dp": released,
+    "dpd private": released,
 }
 
 

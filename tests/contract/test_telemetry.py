@@ -78,9 +78,8 @@ def run_beside_the_stand_in(code: str, environment: dict[str, str], folder: Path
 
 def test_nothing_else_imports_onnxruntime_or_openvino() -> None:
     root = Path(__file__).parents[2]
-    folders = [
-        root / name for name in ("dpd_runtime", "dpd_train", "dpd_eval", "dpd_distill", "export", "cli", "examples")
-    ]
+    rooms = ("dpd_runtime", "dpd_train", "dpd_eval", "dpd_distill", "dpd_private", "export", "cli", "examples")
+    folders = [root / name for name in rooms]
     files = [path for folder in folders if folder.is_dir() for path in folder.rglob("*.py")]
     if not files:
         pytest.skip("the sources are not beside the tests")

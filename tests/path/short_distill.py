@@ -1,4 +1,4 @@
-"""`dpd distill` with short stages and every checkpoint, killed if asked. Not a test itself.
+"""`dpd distill` and `dpd private` with short stages and every checkpoint, killed if asked. Not a test itself.
 
 `short_main`, run as `dpd STAGE:UPDATE ARGUMENTS...`, kills itself at that update of the stage's progress, or never if
 the first argument is "never"; after "interrupt " it sends itself Ctrl-C, and a library loses it. The other arguments
@@ -28,6 +28,7 @@ from dpd_cli.terminal import Update
 from dpd_distill import plan
 from dpd_private import budget, choice, decoder, public
 from dpd_private import codes as private_codes
+from dpd_private import command as private_command
 from dpd_private.release import Release, read_release, release
 from dpd_train import loop, matching
 
@@ -97,7 +98,7 @@ def short_main() -> None:
         private_codes.release = releasing(Path(update))
     else:
         stages = killing(stage, int(update or 0))
-        command.stage_progress = stages  # type: ignore[assignment]
+        command.stage_progress = private_command.stage_progress = stages  # type: ignore[assignment]
 
         @contextmanager
         def bar(title: str) -> Iterator[Update]:

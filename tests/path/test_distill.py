@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("diffusers")
+from dpd_distill.distillation import BEGUN
 from dpd_distill.plan import DistillPlan
 from dpd_runtime import load_bundle
 from dpd_runtime.files import worked_in
@@ -30,12 +31,14 @@ PLAN = DistillPlan(**dict.fromkeys(STEPS, 1), pairs=2, seconds={})
 PLANNED = COUNTED | {"notes": [], "plan": asdict(PLAN), "folder": None}
 
 
-def dpd(folder: Path, environment: dict[str, str], *arguments: str, kill: str = "never") -> Done:
+def dpd(
+    folder: Path, environment: dict[str, str], *arguments: str, command: str = "distill", kill: str = "never"
+) -> Done:
     """Run `dpd distill`, shortened unless it ends at the start anyway."""
     environment = environment | {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     if kill == "at the start":
-        return run_dpd(["distill", *arguments], environment, folder)
-    return run_dpd([kill, "distill", *arguments], environment, folder, command=SHORT, with_pytorch=True)
+        return run_dpd([command, *arguments], environment, folder)
+    return run_dpd([kill, command, *arguments], environment, folder, command=SHORT, with_pytorch=True)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +176,7 @@ def test_a_distillation_killed_in_three_stages_ends_with_the_same_codes(
     assert f"base          {base_of(folder)}" in finished.stderr
 
 
-@pytest.mark.parametrize("stored", ["plan.json", "private.json"])
+@pytest.mark.parametrize("stored", BEGUN)
 @pytest.mark.parametrize("target", ["../thesis", "thesis", "elsewhere.dpd"])
 def test_a_run_folder_of_somebody_else_replaces_nothing(
     target: str, stored: str, folder: Path, tmp_path: Path, process_environment: dict[str, str]
@@ -188,7 +191,9 @@ def test_a_run_folder_of_somebody_else_replaces_nothing(
     asked = {"data": str(folder / "scenes"), "out": target, "base": base_of(folder)}
     content = PLANNED | {"asked": asked} if stored == "plan.json" else asked | {"dp": 10.0}
     (run / stored).write_text(json.dumps(content))
-    done = dpd(tmp_path / "work", process_environment, "--resume", "--out", "site.dpd", kill="at the start")
+    command = BEGUN[stored]
+    resumed = ("--resume", "--out", "site.dpd")
+    done = dpd(tmp_path / "work", process_environment, *resumed, command=command, kill="at the start")
     assert done.returncode == 2, done.stderr
     assert f"site-run: was begun with --out {target}, not site.dpd; nothing was changed" in done.stderr
     assert [path.read_text() for path in sorted(tmp_path.rglob("chapter.txt"))] == ["years of work"] * 2

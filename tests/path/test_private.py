@@ -1,4 +1,4 @@
-"""`dpd distill --dp` on drawn scenes: what it refuses, kills, what its bundle says, and what it does not hang on."""
+"""`dpd private` on drawn scenes: what it refuses, kills, what its bundle says, and what it does not hang on."""
 
 import json
 import shutil
@@ -13,15 +13,16 @@ from PIL import Image
 
 pytest.importorskip("diffusers")
 pytest.importorskip("dp_accounting")
-from dpd_distill.distillation import PrivateRequest
-from dpd_private.distillation import _entry, _handed_over
+from dpd_distill.distillation import BEGUN
+from dpd_private.distillation import Opened, _entry, _handed_over
 from dpd_private.ledger import cost_of, entry_of, ledger_folder, read_ledger
+from dpd_private.request import STORED, PrivateRequest, read_request
 from dpd_runtime import load_bundle
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.scenes import open_scenes, read_scenes
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
-from tests.path.test_distill import dpd
+from tests.path.test_distill import dpd as run_either
 from tests.tiny import drawn_scenes, tiny_base
 
 EPSILON = "60"
@@ -35,7 +36,13 @@ FILES = [
     "vae_decoder/model.onnx",
 ]
 
+LOOSE = ("--epsilon", EPSILON, "--delta", "1e-3")
 BASE = ("--base", "base")  # nano knows the classes of drawn scenes
+
+
+def dpd(folder: Path, environment: dict[str, str], *arguments: str, kill: str = "never") -> Done:
+    """Run `dpd private`, shortened unless it ends at the start anyway."""
+    return run_either(folder, environment, *arguments, command="private", kill=kill)
 
 
 @pytest.fixture(scope="module")
@@ -66,38 +73,42 @@ def options(folder: Path) -> tuple[str, ...]:
         "--public",
         "public",
     )
-    return (*given, "--val-per-class", "2", "--dp", EPSILON, "--dp-delta", "1e-3")
+    return (*given, "--val-per-class", "2", *LOOSE)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["scenes", "--dp", "10", *BASE], "has 11 training images, and the noise would move its mean by"),
-        (["scenes", "--dp", "10", *BASE], "it needs 114 images, or take a larger epsilon, or leave the class out"),
-        (["scenes", "--dp", "0", *BASE], "--dp 0: give an epsilon above 0 and at most 100"),
+        (["scenes", "--epsilon", "10", *BASE], "has 11 training images, and the noise would move its mean by"),
+        (["scenes", "--epsilon", "10", *BASE], "it needs 114 images, or take a larger epsilon, or leave the class out"),
+        (["scenes", "--epsilon", "0", *BASE], "--epsilon 0: give an epsilon above 0 and at most 100"),
         (
-            ["scenes", "--dp", "10", "--dp-delta", "0.5", *BASE],
-            "--dp-delta 0.5: give a number from 1e-09",
+            ["scenes", "--epsilon", "10", "--delta", "0.5", *BASE],
+            "--delta 0.5: give a number from 1e-09",
         ),
-        (["scenes", "--dp", "10", "--minutes", "5"], "--minutes has no effect with --dp, which does not use it"),
-        (["scenes", "--dp", "10", "--plan", "x"], "--plan has no effect with --dp"),
-        (["scenes", "--dp", "10", "--holdout", "others"], "--holdout has no effect with --dp"),
-        (["scenes", "--dp", "10", "--codes-only"], "--codes-only has no effect with --dp"),
-        (["scenes", "--dp", "10", "--stretch", "2,98"], "a stretch that does not depend on the images"),
-        (["scenes", "--dp", "10", "--bands", "all"], "--dp is for red, green and blue, and --bands all carries other"),
-        (["scenes", "--dp", "10", "--bands", "1,2,3"], "a stretch that does not depend on the images"),
-        (["scenes", "--dp", "60", "--dp-delta", "1e-3", "--public", "scenes", *BASE], "overlaps with DATA"),
-        (["scenes", "--dp", "60", "--dp-delta", "1e-3", "--base", "known/pipeline"], "trained on images of 6 of the 6"),
-        (["scenes", "--dp", "60", "--dp-delta", "1e-3", "--base", "tuned/pipeline"], "trained on images of 6 of the 6"),
-        (["more", "--dp", "60", "--dp-delta", "1e-3", "--base", "known/pipeline"], "trained on images of 6 of the 7"),
-        (["scenes", "--dp", "10", "--split", "content"], "move several images where one is replaced"),
-        (["scenes", "--dp", "10", "--groups", "s"], "--groups s has no effect with --split files"),
-        (["scenes", "--dp", "10", "--most-epsilon", "9"], "--most-epsilon 9 is below --dp 10"),
-        (["scenes", "--dp", "10", "--most-epsilon", "nan"], "--most-epsilon nan is below --dp 10"),
-        (["scenes", "--public", "public"], "--public has no effect without --dp: leave it out"),
-        (["scenes", "--dp-delta", "1e-6"], "--dp-delta has no effect without --dp: leave it out"),
-        (["--dp", "10"], "DATA is missing"),
-        (["--resume", "--dp", "10"], "give only: dpd distill --resume"),
+        (["scenes", "--epsilon", "10", "--minutes", "5"], "no such option --minutes"),
+        (["scenes", "--epsilon", "10", "--codes-only"], "no such option --codes-only"),
+        (["scenes", "--epsilon", "10", "--stretch", "2,98"], "a stretch that does not depend on the images"),
+        (["scenes", "--epsilon", "10", "--bands", "all"], "is for red, green and blue, and --bands all carries other"),
+        (["scenes", "--epsilon", "10", "--bands", "1,2,3"], "a stretch that does not depend on the images"),
+        (["scenes", *LOOSE, "--public", "scenes", *BASE], "overlaps with DATA"),
+        (
+            ["scenes", *LOOSE, "--base", "known/pipeline"],
+            "trained on images of 6 of the 6",
+        ),
+        (
+            ["scenes", *LOOSE, "--base", "tuned/pipeline"],
+            "trained on images of 6 of the 6",
+        ),
+        (["more", *LOOSE, "--base", "known/pipeline"], "trained on images of 6 of the 7"),
+        (["scenes", "--epsilon", "10", "--split", "content"], "move several images where one is replaced"),
+        (["scenes", "--epsilon", "10", "--groups", "s"], "--groups s has no effect with --split files"),
+        (["scenes", "--epsilon", "10", "--most-epsilon", "9"], "--most-epsilon 9 is below --epsilon 10"),
+        (["scenes", "--epsilon", "10", "--most-epsilon", "nan"], "--most-epsilon nan is below --epsilon 10"),
+        (["scenes", "--public", "public"], "--epsilon is missing: give the epsilon of the guarantee for one image"),
+        (["--epsilon", "10"], "DATA is missing"),
+        (["--resume"], "new-run: holds no distillation; begin one with dpd private DATA --epsilon"),
+        (["--resume", "--epsilon", "10"], "give only: dpd private --resume"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_written(
@@ -112,10 +123,38 @@ def test_what_cannot_work_is_said_before_anything_is_written(
 def test_a_validation_part_that_data_bring_is_held_out(tmp_path: Path) -> None:
     for part, count in (("train", 4), ("val", 2)):
         drawn_scenes(tmp_path / part, per_class=count)
-    asked = PrivateRequest(data=str(tmp_path), out=str(tmp_path / "site.dpd"), dp=10.0)
+    asked = PrivateRequest(data=str(tmp_path), out=str(tmp_path / "site.dpd"), epsilon=10.0)
     assert set(open_scenes(tmp_path, asked).counts("train").values()) == {4}
     with pytest.raises(DataError, match="holds val"):
         open_scenes(tmp_path, replace(asked, split="names")).counts("train")
+
+
+def test_a_distillation_goes_on_with_the_command_that_began_it(
+    tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    """Also one that `dpd distill --dp` of 0.2.0 began, whose options had other names."""
+    old = {"data": str(tmp_path / "scenes"), "out": str(tmp_path / "site.dpd"), "dp": 2.0, "dp_delta": 1e-6}
+    (tmp_path / "site-run").mkdir()
+    (tmp_path / "site-run" / "private.json").write_text(json.dumps(old))
+    asked = read_request(tmp_path / "site-run")
+    assert (asked.epsilon, asked.delta) == (2.0, 1e-6)
+    asked.store()
+    stored = json.loads((tmp_path / "site-run" / "private.json").read_text())
+    assert (stored["dp"], stored["dp_delta"]) == (2.0, 1e-6)
+    assert stored.keys().isdisjoint({"epsilon", "delta"})
+    assert read_request(tmp_path / "site-run") == asked
+    ways = {"distill": "--resume", "private": "scenes --epsilon 2 --base"}
+    for command, words in ways.items():
+        base = [str(tiny_base(tmp_path))] if command == "private" else []
+        arguments = (*words.split(), *base, "--out", "site.dpd")
+        done = run_either(tmp_path, process_environment, *arguments, command=command, kill="at the start")
+        assert done.returncode == 2
+        assert "continue it with: dpd private --resume --out" in done.stderr, done.stderr
+    (tmp_path / "site-run" / "private.json").rename(tmp_path / "site-run" / "plan.json")
+    done = dpd(tmp_path, process_environment, "--resume", "--out", "site.dpd", kill="at the start")
+    assert done.returncode == 2
+    assert "site-run: was begun by dpd distill; continue it with: dpd distill --resume --out site.dpd" in done.stderr
+    assert BEGUN[STORED] == "private"
 
 
 @pytest.mark.parametrize("most", [None, 15.0])
@@ -128,13 +167,13 @@ def test_two_copies_of_a_folder_are_two_releases(
     drawn_scenes(data, per_class=4)
     scenes = read_scenes(data, part="train", resolution=16)
     copies = [
-        PrivateRequest(data=str(data), out=str(tmp_path / name / "site.dpd"), dp=10.0, most_epsilon=most)
+        PrivateRequest(data=str(data), out=str(tmp_path / name / "site.dpd"), epsilon=10.0, most_epsilon=most)
         for name in ("a", "b")
     ]
     copies[1] = replace(copies[1], identity=copies[0].identity)
     for copy in copies:
         copy.folder.mkdir(parents=True)
-    entries, together = [_entry(copy) for copy in copies], Barrier(2)
+    entries, together = [_entry(copy, Opened(copy).private) for copy in copies], Barrier(2)
 
     def released(number: int) -> bool:
         together.wait()

@@ -1,17 +1,16 @@
 """`dpd report`: whose signature counts, and a folder of `dpd distill` as an argument."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("jinja2")
-from dpd_distill.distillation import Asked, Distillation, PrivateRequest
+from dpd_distill.distillation import Asked, Distillation
 from dpd_distill.plan import full_plan
 from dpd_eval.report import write_report
-from dpd_runtime.files import write_atomically
+from dpd_private.request import PrivateRequest
 from tests.commands import Done, dpd
 from tests.drawn import quick_bundle
 from tests.drawn_results import evaluation, write_json, write_set
@@ -112,9 +111,11 @@ def test_an_unfinished_distillation_says_what_is_not_there(tmp_path: Path, proce
 
 
 def test_a_private_distillation_shows_its_bundle(tmp_path: Path, process_environment: dict[str, str]) -> None:
-    asked = PrivateRequest(data=str(tmp_path / "scenes"), out=str(tmp_path / "safe"), dp=10.0)
-    asked.folder.mkdir()
-    write_atomically(asked.folder / "private.json", json.dumps(asdict(asked)).encode())
+    asked = PrivateRequest(data=str(tmp_path / "scenes"), out=str(tmp_path / "safe"), epsilon=10.0)
+    asked.store()
+    nothing = report(tmp_path, process_environment, "safe-run")
+    assert nothing.returncode == 2
+    assert nothing.stderr.splitlines()[-1].endswith(f"continue it: dpd private --resume --out {tmp_path / 'safe'}")
     quick_bundle(tmp_path / "safe")
     done = report(tmp_path, process_environment, "safe-run")
     assert done.returncode == 0, done.stderr

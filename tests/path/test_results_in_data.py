@@ -1,18 +1,17 @@
 """`cd scenes; dpd train . --out run`: results of every kind inside the images that they were made from."""
 
-import json
 import shutil
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("diffusers")
-from dpd_distill.distillation import STORED_PRIVATE, Asked, Distillation, PrivateRequest
+from dpd_distill.distillation import Asked, Distillation
 from dpd_eval.selection import write_folder
 from dpd_neighbours.swimdiff.folder import save_encoder
+from dpd_private.request import PrivateRequest
 from dpd_runtime.classifier import images_below
 from dpd_runtime.errors import DataError
 from dpd_runtime.image_folders import made_by_dpd
@@ -68,9 +67,9 @@ def distillation(out: Path, run: Path, data: Path) -> None:
 
 
 def private_distillation(out: Path, run: Path, data: Path) -> None:
-    asked = PrivateRequest(data=str(data), out=str(out.with_name("site.dpd")), dp=1.0, counts={"Alpha": 4})
-    out.mkdir()
-    (out / STORED_PRIVATE).write_text(json.dumps(asdict(asked)), encoding="utf-8")
+    asked = PrivateRequest(data=str(data), out=str(out.with_name("site.dpd")), epsilon=1.0, counts={"Alpha": 4})
+    asked.store()
+    asked.folder.rename(out)
 
 
 def encoder(out: Path, run: Path, data: Path) -> None:
@@ -91,7 +90,7 @@ RESULTS: dict[str, tuple[str, Make]] = {
     "bundle": ("a bundle", bundle_folder),
     "model": ("a classifier of dpd fit", classifier),
     "site-run": ("a run of dpd distill", distillation),
-    "private-run": ("a run of dpd distill", private_distillation),
+    "private-run": ("a run of dpd private", private_distillation),
     "encoder": ("an encoder", encoder),
     "base": ("a base of dpd pretrain", base),
 }

@@ -13,7 +13,7 @@ COMMANDS = {
     "check": ("check", "scenes"),
     "train": ("train", "scenes", "--out", "run"),
     "distill": ("distill", "scenes", "--out", "site.dpd"),
-    "distill --dp": ("distill", "scenes", "--out", "site.dpd", "--dp", "1"),
+    "private": ("private", "scenes", "--out", "site.dpd", "--epsilon", "1"),
     "select": ("select", "scenes", "--method", "random", "--ipc", "1", "--out", "set"),
     "evaluate": ("evaluate", "scenes", "--train", "scenes", "--test", "val"),
     "audit": ("audit", "scenes", "--train", "scenes"),

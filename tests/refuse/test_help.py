@@ -186,7 +186,8 @@ def said(path: Path) -> Iterator[str]:
 
 def test_no_text_names_a_file_that_a_wheel_has_not() -> None:
     """Help texts and messages are read where only the wheel is."""
-    rooms = ("dpd_cli", "dpd_distill", "dpd_eval", "dpd_export", "dpd_neighbours", "dpd_runtime", "dpd_train")
+    names = ("cli", "distill", "eval", "export", "neighbours", "private", "runtime", "train")
+    rooms = [f"dpd_{name}" for name in names]
     places = [Path(str(find_spec(room).origin)).parent for room in rooms]  # type: ignore[union-attr]
     texts = [(path.name, text) for place in places for path in place.rglob("*.py") for text in said(path)]
     assert len(texts) > 5000

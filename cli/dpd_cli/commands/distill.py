@@ -1,12 +1,10 @@
 """`dpd distill`: scenes → an audited bundle and a report, in a given time."""
 
 import logging
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from dpd_cli import terminal
 from dpd_cli.options import DataPlace, Json, Values, extras_of, given_values, options_of, require_torch, under
 from dpd_cli.terminal import (
     Interrupted,
@@ -16,10 +14,11 @@ from dpd_cli.terminal import (
     print_json,
     progress_bar,
     stage_progress,
+    tell,
 )
-from dpd_distill.distillation import Asked, PrivateRequest, folder_of, request_of
+from dpd_distill.distillation import Asked, check_begun_by, folder_of, request_of, resume_command
 from dpd_runtime.errors import InputError
-from dpd_runtime.text import Option, counted, option_words, shown
+from dpd_runtime.text import Option, counted, shown
 from dpd_train.reading import parse_reading  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ Resume = Annotated[
 ]
 
 
-@options_of(Asked, PrivateRequest)
+@options_of(Asked)
 def distill_command(
     out: Out,
     data: DataPlace = None,
@@ -58,8 +57,7 @@ def distill_command(
     on the set with students on real images, audits, and writes a report. Exit code 4: the audit's verdict is FAIL.
     Where the plan takes longer than --minutes, exit code 2 and what would fit.
 
-    With --dp the images give noisy statistics of their classes, once, and nothing else. Class names, the number of
-    images of each class and their size count as public. The base must not have seen the images.
+    `dpd private` makes codes with differential privacy instead.
 
     Examples:
         dpd distill scenes/ --out site.dpd
@@ -67,25 +65,16 @@ def distill_command(
         dpd distill scenes/ --out site.dpd --minutes 30 --holdout heldout/
         dpd distill --resume --out site.dpd
         dpd distill scenes/ --out again.dpd --plan site-run
-        dpd distill scenes/ --out site.dpd --dp 1 --public other-scenes/
     """
-    from dpd_distill.distillation import STORED_PRIVATE, distil, failed_audit, resume_command
+    from dpd_distill.distillation import distil, failed_audit
 
-    asked = given_values(given, Asked) | given_values(given, PrivateRequest)
-    if resume and (data is not None or asked or plan_only):
-        raise InputError(f"--resume continues with the stored options; give only: {resume_command(out)}")
-    if data is None and not resume:
-        raise InputError("DATA is missing: give a folder that holds one folder of images per class")
-    if "dp" in asked or (resume and (folder_of(out) / STORED_PRIVATE).exists()):
-        if plan_only:
-            raise InputError("--plan-only has no effect with --dp, which has no plan: leave it out")
-        _distil_privately(data, out, asked, json_output)
-        return
+    asked = given_values(given, Asked)
+    check_whether_new("distill", data, out, resume, others=bool(asked) or plan_only)
     carded = given_values(given, Asked, data)
     reading = parse_reading(carded.get("bands"), carded.get("stretch"))
     require_torch("export", "eval", "cpu", *extras_of(reading, data))
     try:
-        distillation = _begun(data, out, asked, print if plan_only and not json_output else _tell)
+        distillation = _begun(data, out, asked, print if plan_only and not json_output else tell)
         if plan_only:
             if json_output:
                 print_json(_plan_facts(distillation))
@@ -94,10 +83,10 @@ def distill_command(
             return
         if data is not None:
             for line in (*_plan_lines(distillation), f"interrupted?  {resume_command(out)}"):
-                _tell(line)
+                tell(line)
         distillation.store()
         with stage_progress() as stage:
-            result = distil(distillation, stage, _tell)
+            result = distil(distillation, stage, tell)
     except KeyboardInterrupt:
         begun = (folder_of(out) / "plan.json").exists()
         raise Interrupted(resume_command(out) if begun else "run the same command again, nothing is lost") from None
@@ -108,50 +97,25 @@ def distill_command(
     failed_audit(result)
 
 
-def _distil_privately(data: Path | None, out: Path, asked: dict[str, Any], json_output: bool) -> None:
-    from dpd_distill.distillation import check_resumed, resume_command, resumed_lines
-    from dpd_private.distillation import begin_privately, distil_privately, read_request, repeated_scenes
+def check_whether_new(command: str, data: Path | None, out: Path, resume: bool, *, others: bool) -> None:
+    """Check that a distillation begins with DATA, or goes on with --resume alone, by the command that began it.
 
-    require_torch("export", "cpu", "dp")
-    if data is None:
-        request = read_request(folder_of(out))
-        check_resumed(request, out)
-        for line in resumed_lines(request):
-            _tell(line)
-    else:
-        request = begin_privately(request_of(PrivateRequest, data, out, asked))
-        for line in repeated_scenes(request):
-            _tell(line)
-    _log()
-    try:
-        with stage_progress() as stage:
-            result = distil_privately(request, stage, _tell)
-    except KeyboardInterrupt:
-        raise Interrupted(resume_command(out)) from None
-    if json_output:
-        print_json(result)
-    else:
-        _print_private(result, out)
+    Args:
+        others: whether other options were given.
+
+    Raises:
+        InputError: it does neither, or both.
+    """
+    if resume and (data is not None or others):
+        raise InputError(f"--resume continues with the stored options; give only: {resume_command(out, command)}")
+    if resume:
+        check_begun_by(command, out)
+    elif data is None:
+        raise InputError("DATA is missing: give a folder that holds one folder of images per class")
 
 
-def _print_private(result: dict[str, Any], out: Path) -> None:
-    privacy, codes = result["privacy"], result["codes"]
-    print(f"bundle        {out}  {result['bytes'] / 1e6:.1f} MB, {counted(result['codes'], 'code')} of each class")
-    classifier = Path(result["classifier"])
-    print(f"classifier    {out.with_name(classifier.name)}/, for dpd predict")
-    print(f"privacy       epsilon {privacy['epsilon']:.6g}, delta {privacy['delta']:g}, of {privacy['unit']},")
-    print("              for both together; nothing else may leave; each further run on the same images")
-    print("              adds to epsilon, even if it only serves a choice between runs")
-    print(f"compare       {shown(['dpd', 'generate', out, '--ipc', str(codes), '--out', 'distilled'])}, and here")
-    evaluated = ["dpd", "evaluate", "distilled", "--train", "DATA", "--test", "val"]
-    print(f"              {shown(evaluated, option_words(result['read_with']))};")
-    print("              its figures tell about the images: keep them")
-    _print_signing(out, codes, ("--require-dp", f"{privacy['epsilon']:g},{privacy['delta']:g}"))
-    labelled = ["dpd", "predict", str(out.with_name(classifier.name)), "IMAGES/", "--out", "labels.csv"]
-    print(f"              {shown(labelled)}")
-
-
-def _print_signing(out: Path, ipc: int, *required: Option) -> None:
+def print_signing(out: Path, ipc: int, *required: Option) -> None:
+    """Print how a bundle is signed, and used at a site that requires this and a signature."""
     options = [("--require-signature",), *required, ("--ipc", str(ipc)), ("--out", "distilled")]
     print(f"next          dpd keygen, {shown(['dpd', 'sign', out, '--key', 'KEY'])}; at the site:")
     print(f"              {shown(['dpd', 'generate', out], options)}")
@@ -165,9 +129,9 @@ def _begun(data: Path | None, out: Path, asked: dict[str, Any], tell: "Tell") ->
         before = read_distillation(folder_of(out))
         check_resumed(before.asked, out)
         for line in resumed_lines(before.asked):
-            _tell(line)
-        _log()
-        _tell(f"continues     {before.folder}, planned for {duration(before.plan.total)}")
+            tell(line)
+        log_briefly()
+        tell(f"continues     {before.folder}, planned for {duration(before.plan.total)}")
         return before
     request = request_of(Asked, data, out, asked)
     if request.plan is not None:
@@ -177,22 +141,17 @@ def _begun(data: Path | None, out: Path, asked: dict[str, Any], tell: "Tell") ->
         same = {name: getattr(repeated, name) for name in ("ipc", "codes_only", "threads") if name not in asked}
         request = replace(request, quick=repeated.asked.quick, **same)
     planned = begin(request, tell, progress_bar)
-    _log()  # only now: the steps that measure this machine are no news
+    log_briefly()  # only now: the steps that measure this machine are no news
     return planned
 
 
-def _log() -> None:
+def log_briefly() -> None:
     """Show log records, without those of the training loops, as stages have progress here, and of what the plan says.
     `dpd train` shows them.
     """
     log_to_console()
     for name in (*LOOPS, *PLANNED):
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _tell(line: str) -> None:
-    terminal.check()
-    print(line, file=sys.stderr, flush=True)
 
 
 def _plan_lines(distillation: "Distillation") -> list[str]:
@@ -248,7 +207,7 @@ def _print(result: dict[str, Any], out: Path) -> None:
     _print_times(result)
     if result["verdict"] == "FAIL":
         return
-    _print_signing(out, judged["arms"][0]["ipc"])
+    print_signing(out, judged["arms"][0]["ipc"])
 
 
 def _print_times(result: dict[str, Any]) -> None:

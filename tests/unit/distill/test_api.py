@@ -95,7 +95,7 @@ def test_a_place_takes_the_options_of_its_call_and_opened_scenes_refuse_others(t
         dpd.distill(named, tmp_path / "site.dpd", split="content")
     with pytest.raises(InputError, match=r"val_per_class: .* was opened, and says it itself"):
         dpd.audit(folder, train=scenes, val_per_class=2)
-    with pytest.raises(InputError, match="dp: a distillation with differential privacy is a command alone"):
+    with pytest.raises(InputError, match="--dp is no option of this distillation: leave it out"):
         dpd.distill(scenes, tmp_path / "site.dpd", dp=1)
     table = tmp_path / "list.csv"
     rows = [f"{path.relative_to(tmp_path)},{path.parent.name}" for path in sorted(folder.rglob("*.png"))]

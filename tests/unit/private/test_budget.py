@@ -68,12 +68,12 @@ def test_what_cannot_work_is_refused_and_what_can_is_not() -> None:
     with pytest.raises(DataError):
         check_budget(Budget(epsilon=10), {"a": needed - 1})
     refused = [
-        (0, 1e-5, "--dp 0: give"),
-        (math.nan, 1e-5, "--dp nan"),
-        (101, 1e-5, "--dp 101"),
-        (1.23456, 1e-5, "--dp 1.23456: .* 4 decimal places"),
-        (1, 1e-3, "--dp-delta 0.001: .* below 1 / 1200"),
-        (1, 0, "--dp-delta 0"),
+        (0, 1e-5, "--epsilon 0: give"),
+        (math.nan, 1e-5, "--epsilon nan"),
+        (101, 1e-5, "--epsilon 101"),
+        (1.23456, 1e-5, "--epsilon 1.23456: .* 4 decimal places"),
+        (1, 1e-3, "--delta 0.001: .* below 1 / 1200"),
+        (1, 0, "--delta 0"),
     ]
     for epsilon, delta, words in refused:
         with pytest.raises(InputError, match=words):

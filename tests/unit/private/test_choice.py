@@ -13,7 +13,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # type: ig
 from dpd_export.classifier import export_classifier
 from dpd_private import choice, decoder
 from dpd_private.budget import Budget
-from dpd_private.candidates import Candidates, within
+from dpd_private.choice import Candidates, within
 from dpd_private.classifier import ReleasedClassifier
 from dpd_private.codes import PrivateInputs, private_codes
 from dpd_private.limited_watchers import LimitedWatchers, limited_watchers, see_appearance

@@ -12,6 +12,7 @@ from dpd_private import public
 from dpd_private.limited_watchers import limited_watchers
 from dpd_train.drawn_scenes import numbered_scene
 from dpd_train.scene_set import to_float
+from dpd_train.scenes import open_scenes
 from tests.unit.train.test_matching import network
 
 WIDTH = 12
@@ -31,18 +32,18 @@ def test_larger_public_images_come_whole_and_in_crops_which_stay_on_one_side(
         (tmp_path / name).mkdir()
         for index in range(2):
             Image.fromarray(numbered_scene(label, index, 0, 64)).save(tmp_path / name / f"{index}.png")
-    whole, all_sizes = (public.read_public(tmp_path, side, 0) for side in (64, 16))
+    whole, all_sizes = (public.read_public(open_scenes(tmp_path), side, 0) for side in (64, 16))
     assert (len(whole.labels), len(all_sizes.labels)) == (4, 4 * (1 + 4 + 8))
     assert all_sizes.images.shape[1:] == (16, 16, 3)
     assert set(whole.hashes) < set(all_sizes.hashes), "so that a private image among them is still found"
     assert np.bincount(public._numbers(all_sizes)).tolist() == [13] * 4
     assert all_sizes.labels[public._numbers(all_sizes) == 2].tolist() == [1] * 13
     monkeypatch.setattr(public, "MOST", 3 * 13)
-    some = public.read_public(tmp_path, 16, 0)
+    some = public.read_public(open_scenes(tmp_path), 16, 0)
     assert len(some.labels) == 3 * 13
     assert set(some.hashes) < set(all_sizes.hashes)
     monkeypatch.setattr(public, "MOST", 3)
-    assert len(public.read_public(tmp_path, 64, 0).labels) == 3
+    assert len(public.read_public(open_scenes(tmp_path), 64, 0).labels) == 3
 
 
 @pytest.mark.full

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpd_distill.distillation import Asked, PrivateRequest, open_inputs, request_of
+from dpd_distill.distillation import Asked, open_inputs, request_of
 from dpd_eval.inputs import open_compared, read_inputs
+from dpd_private.request import PrivateRequest
 from dpd_runtime.errors import InputError
 from dpd_train.config import TrainConfig
 from dpd_train.context import read_parts
@@ -138,7 +139,7 @@ def test_a_resumed_distillation_refuses_a_card_that_says_more(tmp_path: Path) ->
     assert (begun.split, begun.val_per_class) == ("names", 3)
     write_card(scenes, {"groups": "a"})
     with pytest.raises(InputError, match=r"\(.*dpd\.toml says groups\)"):
-        request_of(PrivateRequest, scenes, tmp_path / "site.dpd", {"dp": 1.0})
+        request_of(PrivateRequest, scenes, tmp_path / "site.dpd", {"epsilon": 1.0})
 
 
 def test_a_card_beside_a_set_is_not_read(tmp_path: Path) -> None:
