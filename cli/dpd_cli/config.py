@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dpd_cli.gone import GONE
 from dpd_cli.options import OPTION, SET
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import MAX_JSON_BYTES, loads, open_regular
@@ -36,13 +37,16 @@ def take_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
     return kept, Path(files[0]) if files else None
 
 
-def read_config(path: Path, command: str, commands: Mapping[str, Any], arguments: Sequence[str] = ()) -> dict[str, Any]:
+def read_config(
+    path: Path, command: str, commands: Mapping[str, Any], arguments: Sequence[str] = (), offered: Sequence[str] = ()
+) -> dict[str, Any]:
     """Read the values for a command, by parameter name, from a TOML file or from a record. Those of `--set` are a list
     of NAME=VALUE.
 
     Args:
         commands: all commands by name, as Typer makes them.
         arguments: what was typed, which may give what a record has not kept.
+        offered: commands of other packages, which may have tables too.
 
     Raises:
         InputError: there is no such file, it is neither TOML nor a record of this command, or it is too large.
@@ -56,7 +60,7 @@ def read_config(path: Path, command: str, commands: Mapping[str, Any], arguments
         raise InputError(f"{OPTION} {path}: has more than {MAX_JSON_BYTES} bytes; give a TOML file or a record of dpd")
     if raw.lstrip().startswith(b"{"):
         return _of_record(path, raw, command, commands[command], arguments)
-    return _of_toml(path, raw, command, commands)
+    return _of_toml(path, raw, command, commands, offered)
 
 
 def settable(command: Any) -> Mapping[str, str]:
@@ -68,7 +72,9 @@ def settable(command: Any) -> Mapping[str, str]:
 # -- TOML: keys may be written with - or _, and a table with the command's name holds values for this command only.
 
 
-def _of_toml(path: Path, raw: bytes, command: str, commands: Mapping[str, Any]) -> dict[str, Any]:
+def _of_toml(
+    path: Path, raw: bytes, command: str, commands: Mapping[str, Any], offered: Sequence[str]
+) -> dict[str, Any]:
     """Raises:
     InputError: it is not TOML, a table is not a command's, or a key is not an option of the command.
     """
@@ -77,7 +83,7 @@ def _of_toml(path: Path, raw: bytes, command: str, commands: Mapping[str, Any]) 
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{OPTION} {path}: not TOML ({error}); give a TOML file or a record of dpd") from error
     tables = {key for key, value in content.items() if isinstance(value, dict)}
-    if strange := sorted(tables - set(commands)):
+    if strange := sorted(tables - {*commands, *offered}):
         raise InputError(f"{OPTION} {path}: [{strange[0]}] is no command of dpd; see dpd --help")
     own = content.pop(command, {})
     if not isinstance(own, dict):
@@ -87,6 +93,9 @@ def _of_toml(path: Path, raw: bytes, command: str, commands: Mapping[str, Any]) 
     by_set = settable(commands[command])
     sets = [f"{key.replace('-', '_')}={merged.pop(key)}" for key in list(merged) if key.replace("-", "_") in by_set]
     unknown = sorted(key for key in merged if key.replace("_", "-") not in options)
+    gone = GONE.get(command, {})
+    if went := [name for key in unknown if (name := option(key.replace("-", "_"))) in gone]:
+        raise InputError(f"{OPTION} {path}: dpd {command} has no {went[0]} any more: {gone[went[0]]}")
     if unknown:
         raise InputError(f"{OPTION} {path}: dpd {command} has no option {', '.join(unknown)}; see dpd {command} --help")
     chosen = [(options[key.replace("_", "-")], value) for key, value in merged.items()]

@@ -142,17 +142,18 @@ def _run(arguments: list[str]) -> object:
     if DEBUG in arguments:
         os.environ["DPD_DEBUG"] = "1"
         arguments = [argument for argument in arguments if argument != DEBUG]
-    _check_command(arguments)
     if not any(argument.startswith(OPTION) for argument in arguments):
+        _check_command(arguments)
         return app(arguments, standalone_mode=False)
     from dpd_cli.config import read_config, take_config
 
     arguments, path = take_config(arguments)
+    _check_command(arguments)
     commands = {str(command.name): command for command in typer.main.get_group(app).commands.values()}
     name = next((argument for argument in arguments if argument in commands), None)
     if path is None or name is None:
         return app(arguments, standalone_mode=False)
-    values = read_config(path, name, commands, arguments)
+    values = read_config(path, name, commands, arguments, offered_commands())
     behind = arguments.index(name) + 1  # of two values of --set the last one counts, which was typed
     arguments[behind:behind] = [word for text in values.pop(SET, ()) for word in ("--set", text)]
     return app(arguments, standalone_mode=False, default_map={name: values})
