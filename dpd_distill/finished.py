@@ -42,7 +42,7 @@ def finished_of(folder: Path) -> Finished:
     results |= {"bundle": own if own.exists() or unaudited is None or not unaudited.exists() else unaudited}
     there = {what: path for what, path in results.items() if (path / RECORDS.get(what, "")).exists()}
     missing = [f"{folder}: there is no {what} yet" for what in results if what not in there]
-    if there.get("bundle") == unaudited:
+    if unaudited is not None and there.get("bundle") == unaudited:
         missing.append(f"{folder}: its bundle is not audited yet")
     if not there:
         way = resume_command(own, begun_by(folder) or "distill")
