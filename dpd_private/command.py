@@ -70,5 +70,5 @@ def _print(result: dict[str, Any], out: Path) -> None:
     evaluated = ["dpd", "evaluate", "distilled", "--train", "DATA", "--test", "val"]
     print(f"              {shown(evaluated, option_words(result['read_with']))};")
     print("              its figures tell about the images: keep them")
-    print_signing(out, codes, ("--require-dp", f"{privacy['epsilon']:g},{privacy['delta']:g}"))
+    print_signing(out, codes, f"dp:{privacy['epsilon']:g}:{privacy['delta']:g}")
     print(f"              {shown(['dpd', 'predict', str(classifier), 'IMAGES/', '--out', 'labels.csv'])}")

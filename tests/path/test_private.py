@@ -239,6 +239,7 @@ def test_the_bundle_says_what_is_guaranteed_and_nothing_of_the_images(made: Done
     assert "| 0 | Fields | 10 | 3 |" in card
     assert "epsilon 60, delta 0.001, of one image" in made.stdout
     assert "for both together; nothing else may leave" in made.stdout
+    assert "dpd generate site.dpd --require signature,dp:60:0.001 --ipc 3 --out distilled" in made.stdout
     assert not list((folder / "site-run").rglob("*.png"))
 
 
@@ -337,7 +338,7 @@ def cli(folder: Path, environment: dict[str, str], *arguments: str) -> Done:
 
 def test_a_site_requires_the_guarantee(made: Done, folder: Path, process_environment: dict[str, str]) -> None:
     asked = ("generate", "site.dpd", "--ipc", "3", "--provider", "cpu")
-    claimed = cli(folder, process_environment, *asked, "--require-dp", "60,1e-3", "--out", "none")
+    claimed = cli(folder, process_environment, *asked, "--require", "dp:60:1e-3", "--out", "none")
     assert claimed.returncode == 3
     assert "site.dpd: a trusted signature is required; this bundle is unsigned" in claimed.stderr
     shutil.copy(folder / "site.dpd", folder / "signed.dpd")
@@ -345,16 +346,16 @@ def test_a_site_requires_the_guarantee(made: Done, folder: Path, process_environ
         assert cli(folder, process_environment, *words).returncode == 0
     trusting = ("--trusted-key", "lab.pub")
     asked = ("generate", "signed.dpd", "--ipc", "3", "--provider", "cpu", *trusting)
-    good = cli(folder, process_environment, *asked, "--require-dp", "60,1e-3", "--out", "set")
+    good = cli(folder, process_environment, *asked, "--require", "dp:60:1e-3", "--out", "set")
     assert good.returncode == 0, good.stderr
     assert "(60, 0.001)-differential privacy" in (folder / "set" / "README.md").read_text(encoding="utf-8")
-    for wanted in ("60", "1,1e-3"):
-        refused = cli(folder, process_environment, *asked, "--require-dp", wanted, "--out", "none")
+    for wanted in ("60", "1:1e-3"):
+        refused = cli(folder, process_environment, *asked, "--require", f"dp:{wanted}", "--out", "none")
         assert refused.returncode == 3, refused.stderr
         assert "differential privacy is required; this bundle claims (60, 0.001)" in refused.stderr
     assert not (folder / "none").exists()
     assert "privacy     claimed: (60, 0.001)-" in cli(folder, process_environment, "info", "site.dpd").stdout
-    verified = cli(folder, process_environment, "verify", "signed.dpd", "--require-dp", "60,1e-3", "--json", *trusting)
+    verified = cli(folder, process_environment, "verify", "signed.dpd", "--require", "dp:60:1e-3", "--json", *trusting)
     assert json.loads(verified.stdout)["privacy"]["delta"] == 1e-3
     audited = cli(folder, process_environment, "audit", "site.dpd", "--train", "scenes", "--out", "audited.dpd")
     assert audited.returncode == 2, audited.stderr

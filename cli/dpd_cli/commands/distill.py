@@ -18,7 +18,7 @@ from dpd_cli.terminal import (
 )
 from dpd_distill.distillation import Asked, check_begun_by, folder_of, request_of, resume_command
 from dpd_runtime.errors import InputError
-from dpd_runtime.text import Option, counted, shown
+from dpd_runtime.text import counted, shown
 from dpd_train.reading import parse_reading  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -114,9 +114,9 @@ def check_whether_new(command: str, data: Path | None, out: Path, resume: bool, 
         raise InputError("DATA is missing: give a folder that holds one folder of images per class")
 
 
-def print_signing(out: Path, ipc: int, *required: Option) -> None:
-    """Print how a bundle is signed, and used at a site that requires this and a signature."""
-    options = [("--require-signature",), *required, ("--ipc", str(ipc)), ("--out", "distilled")]
+def print_signing(out: Path, ipc: int, *demands: str) -> None:
+    """Print how a bundle is signed, and used at a site that demands a signature and these."""
+    options = [("--require", ",".join(("signature", *demands))), ("--ipc", str(ipc)), ("--out", "distilled")]
     print(f"next          dpd keygen, {shown(['dpd', 'sign', out, '--key', 'KEY'])}; at the site:")
     print(f"              {shown(['dpd', 'generate', out], options)}")
 
@@ -193,7 +193,7 @@ def _print(result: dict[str, Any], out: Path) -> None:
         if judged:
             print("  one student for each line: a first impression, which another seed may change by some points")
         _print_times(result)
-        print("quick look    not audited: a site that asks for --require-audit refuses this bundle")
+        print("quick look    not audited: a site that asks for --require audit refuses this bundle")
         print("next          dpd distill DATA --out OTHER, without --quick")
         return
     for row in judged["differences"]:
