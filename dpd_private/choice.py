@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from dpd_private.budget import moment_scale
 from dpd_private.limited_watchers import CALL, LimitedWatcher, LimitedWatchers
-from dpd_private.release import Release
+from dpd_private.release import Release, hidden
 from dpd_runtime.annotations import Images, Progress
 from dpd_runtime.sampling import to_uint8
 from dpd_train.compute import step_generator, to_device
@@ -114,8 +115,11 @@ class Discriminant:
     """
 
     def __init__(self, own: Statistics, released: Release) -> None:
-        spread = within(own, released)
-        ridge = RIDGE * spread.diagonal().mean() * torch.eye(len(spread), dtype=spread.dtype)
+        spread, limit = within(own, released), own.standard.limit
+        assert limit is not None  # `limited_watchers` gives every watcher one
+        noise = released.noise / moment_scale(min(released.counts), len(released.counts))
+        least = limit**2 * hidden(len(spread), noise) / len(spread)  # what was released by 0.2 may have less
+        ridge = RIDGE * spread.diagonal().mean().clamp_min(least) * torch.eye(len(spread), dtype=spread.dtype)
         means = own.class_means.double().cpu()
         self.directions = torch.linalg.solve(spread + ridge, means.T)
         self.offsets = (means * self.directions.T).sum(1) / 2

@@ -194,17 +194,24 @@ def _symmetric(width: int, deviation: float, gauss: Gauss) -> torch.Tensor:
     return half + half.triu(1).T
 
 
+def hidden(width: int, deviation: float) -> float:
+    """The trace of a covariance [width, width] that such noise hides: one standard deviation of the noise's own."""
+    return deviation * math.sqrt(width)
+
+
 def _denoised(covariance: torch.Tensor, deviation: float) -> torch.Tensor:
     """A covariance [F, F] without what such noise does to its eigenvalues. What follows the noise costs no privacy.
 
     Eigenvalues of noise alone reach ±2s, s = deviation √(F / 2). A larger one, λ, comes from θ = (λ + √(λ² − 4s²)) / 2
     (Benaych-Georges & Nadakuditi 2011). All others get one value, which keeps the trace: it is measured well, and
-    negative values cut to 0 would make it half as large again.
+    negative values cut to 0 would make it half as large again. Where noise hides the trace, it counts as `hidden`: a
+    spread of zero would make whatever divides by it as large as numbers go.
     """
     values, vectors = torch.linalg.eigh(covariance)
     square = 2 * len(covariance) * deviation**2  # 4s²
     clear = values > math.sqrt(square)
     kept = torch.where(clear, (values + (values.square() - square).clamp_min(0).sqrt()) / 2, 0.0)
-    rest = (covariance.trace() - kept.sum()).clamp_min(0) / (~clear).sum().clamp_min(1)
+    left = (covariance.trace() - kept.sum()).clamp_min(hidden(len(covariance), deviation))
+    rest = left / (~clear).sum().clamp_min(1)
     denoised: torch.Tensor = (vectors * torch.where(clear, kept, rest)) @ vectors.T
     return denoised

@@ -13,7 +13,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # type: ig
 from dpd_export.classifier import export_classifier
 from dpd_private import choice, decoder
 from dpd_private.budget import Budget
-from dpd_private.choice import Candidates, within
+from dpd_private.choice import Candidates, Discriminant, within
 from dpd_private.classifier import ReleasedClassifier
 from dpd_private.codes import PrivateInputs, private_codes
 from dpd_private.limited_watchers import LimitedWatchers, limited_watchers, see_appearance
@@ -131,6 +131,15 @@ def test_a_discriminant_from_statistics_decides_as_one_from_the_images_does(
 
 
 @pytest.mark.full
+def test_a_release_whose_spread_was_lost_in_noise_has_a_discriminant(found: Release) -> None:
+    """As dpd 0.2.0 could store one: the second moment is that of the means alone."""
+    own = found.statistics[0]
+    lost = replace(own, second_moment=own.second_moment - within(own, found).float())
+    assert float(within(lost, found).abs().max()) < 1e-5 * float(own.second_moment.abs().max())
+    usual, scores = (Discriminant(one, found) for one in (own, lost))
+    assert float(scores.directions.abs().max()) < 1e4 * float(usual.directions.abs().max())
+
+
 def test_the_classifier_is_the_mean_of_all_discriminants_and_views(
     found: Release,
     networks: list[ResNet],

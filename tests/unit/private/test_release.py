@@ -254,6 +254,16 @@ def test_a_noisy_moment_comes_nearer_to_the_true_one() -> None:
     torch.testing.assert_close(mechanism._denoised(true, 0.0), true)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_trace_that_noise_hides_is_no_zero(seed: int) -> None:
+    """With noise alone the trace is negative every second time; a spread of zero would make a discriminant infinite."""
+    width, deviation = 24, 0.3
+    found = mechanism._denoised(mechanism._symmetric(width, deviation, seeded(seed)), deviation)
+    hidden = deviation * width**0.5
+    assert float(found.trace()) >= 0.999 * hidden
+    assert float(torch.linalg.eigvalsh(found).min()) > 0.3 * hidden / width
+
+
 def test_a_release_is_read_as_it_was_written(watchers: LimitedWatchers, tmp_path: Path) -> None:
     images, labels = coloured(10, 14)
     found = release(watchers, images, labels, CLASSES, Budget(epsilon=1.0))
