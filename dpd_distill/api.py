@@ -126,6 +126,7 @@ def distill(
     *,
     tell: Callable[[str], None] = print,
     stage: Stage = silent,
+    tracker: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Train, match codes, export, verify, evaluate, audit and report, with a plan, as `dpd distill` does.
@@ -133,6 +134,7 @@ def distill(
     Args:
         out: the bundle, such as site.dpd; a folder site-run beside it keeps everything else.
         tell: gets the lines about data and plan.
+        tracker: name of one that accelerate knows, such as tensorboard.
         options: those of `dpd distill`, such as minutes=60, quick=True, ipc=10, holdout="heldout".
 
     Returns:
@@ -145,7 +147,9 @@ def distill(
     """
     require_extras("train", "export", "eval", "cpu")
     from dpd_distill.distillation import Asked, Inputs, begin, distil, failed_audit, request_of
+    from dpd_train.tracking import check_tracker
 
+    check_tracker(tracker)
     given, opened = dict(options), None
     if isinstance(holdout := options.get("holdout"), Scenes):
         given["holdout"] = holdout.root
@@ -156,7 +160,7 @@ def distill(
         opened = Inputs(scenes, held)
     made = begin(asked, tell, opened=opened)
     made.store()
-    result = distil(made, stage, tell)
+    result = distil(made, stage, tell, tracker)
     failed_audit(result)
     return result
 

@@ -498,8 +498,11 @@ COUNTED_FOR = {
 QUICK = COUNTED_FOR | {"4": "judging"}
 
 
-def distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
+def distil(made: Distillation, stage: Stage, tell: Tell, tracker: str | None = None) -> dict[str, Any]:
     """Make everything that is not there yet. Returns the facts for the user.
+
+    Args:
+        tracker: name of one that accelerate knows; it gets losses and learning rate of the fine-tuning.
 
     Raises:
         InputError: another process works in the folder.
@@ -509,12 +512,12 @@ def distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
     with worked_in(made.folder, "dpd distill"):
         finished = made.folder / "result.json"
         if not finished.exists():
-            write_atomically(finished, dumps(_distil(made, stage, tell)))
+            write_atomically(finished, dumps(_distil(made, stage, tell, tracker)))
         content: dict[str, Any] = loads(finished.read_bytes())
         return content
 
 
-def _distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
+def _distil(made: Distillation, stage: Stage, tell: Tell, tracker: str | None) -> dict[str, Any]:
     """The five calls in order; each gives what is there already, if it is."""
     from dpd_train.tracking import Stopwatch
 
@@ -529,7 +532,7 @@ def _distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
         watch.keep()
 
     with numbered(1, "Train the networks and match codes") as bars:
-        run = _trained(made, bars)
+        run = _trained(made, bars, tracker)
     with numbered(2, "Export a bundle and verify it against PyTorch's images") as bars:
         bundle = _exported(made, run, bars, tell)
     with numbered(3, "Compare students on the set with students on real images") as bars:
@@ -549,7 +552,7 @@ def _distil(made: Distillation, stage: Stage, tell: Tell) -> dict[str, Any]:
     return _result(made, run, evaluation, audit, watch.times())
 
 
-def _trained(made: Distillation, stage: Stage) -> "Run":
+def _trained(made: Distillation, stage: Stage, tracker: str | None) -> "Run":
     from dpd_train.run import open_run
 
     if not (made.training / "run.json").exists():
@@ -559,7 +562,16 @@ def _trained(made: Distillation, stage: Stage) -> "Run":
         from dpd_train.train import train
 
         torch.set_num_threads(made.threads)
-        train(made.inputs.scenes, made.training, made.config(), resume=True, device=use_device("auto"), progress=stage)
+        device = use_device("auto")
+        train(
+            made.inputs.scenes,
+            made.training,
+            made.config(),
+            resume=True,
+            device=device,
+            progress=stage,
+            tracker=tracker,
+        )
     return open_run(made.training)
 
 

@@ -36,6 +36,8 @@ EARLY = [
     ("train notes.txt --out new", "is a file; give a folder"),
     ("distill one --out new", "holds one class only ('Blue')"),
     ("distill scenes --out new.dpd --minutes 0", "--minutes is 0"),
+    ("distill scenes --out new.dpd --tracker excel", "--tracker 'excel' is unknown: use aim, "),
+    ("pretrain scenes --out new --tracker excel", "--tracker 'excel' is unknown: use aim, "),
     ("train scenes --out full", "full is not empty"),
     ("train scenes --out new --prototypes best", "--prototypes 'best' is unknown"),
     ("train scenes --out new --prototypes matched", "--prototypes matched needs at least 20 in each"),

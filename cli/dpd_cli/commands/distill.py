@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from dpd_cli.options import DataPlace, Json, Values, extras_of, given_values, options_of, require_torch, under
+from dpd_cli.options import DataPlace, Json, Tracker, Values, extras_of, given_values, options_of, require_torch, under
 from dpd_cli.terminal import (
     Interrupted,
     beside_idle,
@@ -47,6 +47,7 @@ def distill_command(
     data: DataPlace = None,
     resume: Resume = False,
     plan_only: PlanOnly = False,
+    tracker: Tracker = None,
     json_output: Json = False,
     *,
     given: Values,
@@ -67,7 +68,9 @@ def distill_command(
         dpd distill scenes/ --out again.dpd --plan site-run
     """
     from dpd_distill.distillation import distil, failed_audit
+    from dpd_train.tracking import check_tracker
 
+    check_tracker(tracker)
     asked = given_values(given, Asked)
     check_whether_new("distill", data, out, resume, others=bool(asked) or plan_only)
     carded = given_values(given, Asked, data)
@@ -86,7 +89,7 @@ def distill_command(
                 tell(line)
         distillation.store()
         with stage_progress() as stage:
-            result = distil(distillation, stage, tell)
+            result = distil(distillation, stage, tell, tracker)
     except KeyboardInterrupt:
         begun = (folder_of(out) / "plan.json").exists()
         raise Interrupted(resume_command(out) if begun else "run the same command again, nothing is lost") from None
