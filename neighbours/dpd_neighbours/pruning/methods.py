@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from dpd_runtime.errors import InputError
+from dpd_runtime.text import number_or_nan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,54 +13,42 @@ if TYPE_CHECKING:
     from dpd_train.bases import Base
 
 
-def pic_pq(argument: str) -> "Prune":
-    """Filters by one ranking over all layers, which is learned for this UNet: `pic-pq:RATIO`.
+def pic_pq(ratio: str) -> "Prune":
+    """Filters by one ranking over all layers, which is learned for this UNet.
 
     Raises:
-        InputError: a ratio that does not lie between 0 and 1.
+        InputError: as `_pruning`.
     """
-    ratio = _ratio("pic-pq", argument)
-
-    def prune(base: "Base", cases: "RunCases", step: "Callable[[], None]") -> "tuple[Base, Pruned]":
-        from dpd_export.pruned import Pruning
-        from dpd_neighbours.pruning.prune import by_learned_importance, smaller
-
-        return smaller(base, cases, Pruning("pic-pq", ratio), by_learned_importance, step)
-
-    return prune
+    return _pruning("pic-pq", ratio)
 
 
-def magnitude(argument: str) -> "Prune":
-    """The same share of each layer's filters, those with the smallest norms: `magnitude:RATIO`.
+def magnitude(ratio: str) -> "Prune":
+    """The same share of each layer's filters, those with the smallest norms.
 
     Raises:
-        InputError: a ratio that does not lie between 0 and 1.
+        InputError: as `_pruning`.
     """
-    ratio = _ratio("magnitude", argument)
-
-    def prune(base: "Base", cases: "RunCases", step: "Callable[[], None]") -> "tuple[Base, Pruned]":
-        from dpd_export.pruned import Pruning
-        from dpd_neighbours.pruning.prune import by_magnitude, smaller
-
-        return smaller(base, cases, Pruning("magnitude", ratio), by_magnitude, step)
-
-    return prune
+    return _pruning("magnitude", ratio)
 
 
-def _ratio(method: str, argument: str) -> float:
-    """The share of filters to remove.
+def _pruning(method: str, argument: str) -> "Prune":
+    """The pruning that removes the share `argument` of the UNet's filters.
 
     Raises:
         InputError: no number, or one that does not lie between 0 and 1.
     """
-    try:
-        ratio = float(argument)
-    except ValueError:
-        ratio = 0.0  # fails the check below
-    if not 0 < ratio < 1:  # as NaN fails it too
+    ratio = number_or_nan(argument)
+    if not 0 < ratio < 1:
         given = f"{method}:{argument}" if argument else method
         raise InputError(
             f"--prune {given!r}: give the share of the UNet's filters to remove, above 0 and below 1, for example "
             f"{method}:0.3"
         )
-    return ratio
+
+    def prune(base: "Base", cases: "RunCases", step: "Callable[[], None]") -> "tuple[Base, Pruned]":
+        from dpd_export.pruned import Pruning
+        from dpd_neighbours.pruning.prune import RANKINGS, smaller
+
+        return smaller(base, cases, Pruning(method, ratio), RANKINGS[method], step)
+
+    return prune

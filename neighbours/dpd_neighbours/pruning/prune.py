@@ -104,6 +104,9 @@ def by_learned_importance(base: Base, blocks: list[FilterBlock], pruning: Prunin
     return lowest(blocks, importance(blocks, springs), pruning.ratio)
 
 
+RANKINGS: dict[str, Rank] = {"pic-pq": by_learned_importance, "magnitude": by_magnitude}
+
+
 def _first_rows(call: Tensors) -> Tensors:
     return tuple(x[:ROWS] if x.ndim else x for x in call)
 
