@@ -1,5 +1,6 @@
 """run.json, which describes a finished run; JSON from outside as a value of a type; options as records keep them."""
 
+import re
 from typing import Any, TypedDict, TypeVar
 
 from dpd_runtime.errors import InputError
@@ -76,7 +77,8 @@ def kept(value: str) -> str:
     """An option's value that names a model, for a record that may leave: WITHHELD where it names a folder."""
     if value in ("own", "untrained", "mdfl"):
         return value
-    ends = {value, *value.split(","), *(value[place + 1 :] for place, letter in enumerate(value) if letter in ":,+")}
+    parts = {value, *re.split(r"[,+]", value)}
+    ends = parts | {part[place + 1 :] for part in parts for place, letter in enumerate(part) if letter in ":,+"}
     return WITHHELD if any(_is_place(end) for end in ends if end) else value
 
 

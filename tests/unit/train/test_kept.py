@@ -4,11 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from dpd_eval.records import kept
 from dpd_runtime.settings import WITHHELD
+from dpd_train.records import kept
 
 
-@pytest.mark.parametrize("value", ["own", "untrained", "mdfl", "hf:google/vit-base", "IDEA/dino,facebook/sam2"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "own",
+        "untrained",
+        "mdfl",
+        "hf:google/vit-base",
+        "IDEA/dino,facebook/sam2",
+        "foreground:IDEA/dino+facebook/sam2,tdds:0.7",
+    ],
+)
 def test_names_are_kept(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -25,6 +35,8 @@ def test_names_are_kept(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "my-ext:/p",
         "mdfl:a,b",
         "dino,eyes",
+        "foreground:eyes+facebook/sam2",
+        "foreground:IDEA/dino+eyes,tdds:0.7",
         300 * "x:",
     ],
 )
