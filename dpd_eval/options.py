@@ -14,7 +14,7 @@ from dpd_train.reading import ImageOptions
 
 
 BASELINES = ("random", "herding", "k-center", "k-means", "full")
-"""Selection methods of this package; others come in by extension points."""
+"""Selection methods of this package; others come in by the door dpd.selections."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class EvaluateConfig(ImageOptions):
         ("random",),
         "Data",
         "Subsets of the real images to compare with, separated by commas: random, herding, k-center, k-means, full, "
-        "and extensions such as tdds and foreground; '' for none.",
+        "and those of other packages, such as tdds and foreground; '' for none.",
     )
     with_real: tuple[int, ...] = setting(
         (),
@@ -135,8 +135,8 @@ class FitConfig(ImageOptions):
     student: str | None = setting(
         None,
         "Model",
-        "Network to train: convnet, resnet, resnet18, mobilenetv2, vit-tiny, or an extension such as dsdnet:resnet. "
-        "Default: convnet.",
+        "Network to train: convnet, resnet, resnet18, mobilenetv2, vit-tiny, or one of another package, such as "
+        "dsdnet:resnet. Default: convnet.",
     )
     backbone: str | None = setting(
         None,

@@ -107,7 +107,7 @@ class TrainConfig(ImageOptions):
     schedule: RateSchedule = setting(
         "decay",
         "Model",
-        "Learning rate after the warm-up: decay lowers it to zero over the last 30 % of the steps.",
+        "Learning rate after the warm-up: constant, or decay, which lowers it to zero over the last 30 % of the steps.",
         study=True,
     )
     tune: Tune | None = setting(
@@ -131,7 +131,7 @@ class TrainConfig(ImageOptions):
     judge_on: JudgeOn = setting(
         "latents",
         "Model",
-        "What the classifier of --lambda-cls sees: the predicted latents, or the slower decoded pixels.",
+        "What the classifier of --lambda-cls sees: latents, the predicted ones, or pixels, the decoded ones: slower.",
         study=True,
     )
     teacher_steps: int = setting(1200, "Model", "Training steps of the teacher, at most.", study=True)
@@ -170,9 +170,9 @@ class TrainConfig(ImageOptions):
     samples: str | None = setting(
         None,
         "Data",
-        "What is taken of the training images, separated by commas: tdds:0.7 leaves out those 70 % of each class that "
-        "teach least, foreground cuts images that are larger than --resolution to their objects, which two models find "
-        "with foreground:GROUNDING_DINO+SAM2. Default: all, whole.",
+        "Which training images are used, and as what: tdds:0.7 leaves out the 70 % of each class that teach least; "
+        "foreground cuts images larger than --resolution to their objects, and foreground:GROUNDING_DINO+SAM2 to those "
+        "that two models find. Several, separated by commas, are taken in their order. Default: all, whole.",
         "NAME:ARGUMENT,...",
     )
     grad_compression: str | None = setting(

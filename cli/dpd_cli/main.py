@@ -32,14 +32,22 @@ from dpd_runtime.files import FULL, disk_fault
 LONGEST_ERROR = 4_000
 RESUMABLE = "interrupted; run the same command again to continue"
 
+UNDERSTOOD = (
+    "Every command takes --config FILE: TOML with its options as keys, or a record that dpd wrote. The command line "
+    "wins. -o and --output, --num-inference-steps, --learning-rate and --report-to are understood."
+)
+BEHIND_DOORS = ("private", "swimdiff", "federate")
+NOT_LISTED = (
+    "Not listed above: dpd private (differential privacy), dpd swimdiff (encoders without labels), dpd federate (one "
+    "tuning of several sites) and commands of other packages; dpd NAME --help describes each."
+)
+
 app = typer.Typer(
     name="dpd",
     cls=Verbs,
     help="Distil labelled scenes into a bundle, and generate a training set from it without PyTorch and without the "
     "scenes.",
-    epilog="Every command takes --config FILE: TOML with its options as keys, or a record that dpd wrote. The command "
-    "line wins. -o and --output, --num-inference-steps, --learning-rate and --report-to are understood. Other packages "
-    "can add commands.",
+    epilog=UNDERSTOOD if find_spec("dpd_train") is None else f"{UNDERSTOOD} {NOT_LISTED}",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -171,7 +179,8 @@ def _check_command(arguments: list[str]) -> None:
         add_command(word)
         return
     known += offered
-    if any(word in names.split() for names in PANELS.values()):
+    elsewhere = any(word in names.split() for names in (*PANELS.values(), " ".join(BEHIND_DOORS)))
+    if elsewhere and find_spec("dpd_train") is None:
         raise InputError(
             f"dpd {word} is not in this installation, which is a site's: it has {', '.join(known)}; install the whole "
             "of dpd where the images are"

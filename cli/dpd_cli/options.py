@@ -138,8 +138,18 @@ Device = Annotated[
     str,
     under(
         "Running",
-        "Where it runs: auto takes a GPU if one works; cuda:1 is the second one. mps is for PyTorch, and untested.",
+        "Where it runs: auto takes a CUDA GPU if PyTorch finds one; cuda:1 is the second GPU; mps is untested.",
         metavar="auto|cpu|cuda[:N]|mps",
+    ),
+]
+RuntimeDevice = Annotated[
+    str,
+    under(
+        "Running",
+        "Where it runs: auto takes a GPU if one works; cuda is the first GPU, cuda:1 the second. A number alone is a "
+        "GPU of the provider.",
+        "--device",
+        metavar="auto|cpu|cuda[:N]|N",
     ),
 ]
 Threads = Annotated[int | None, under("Running", "PyTorch threads. Default: all cores.", min=1)]
@@ -194,7 +204,7 @@ def options_of(*configs: type) -> Callable[[Callable[..., None]], Callable[..., 
 
 def _set_parameter(by_set: Mapping[str, type]) -> inspect.Parameter:
     """Make the option `--set` of the fields that have none of their own."""
-    help = f"Set what only a study turns; repeat it for several: {', '.join(by_set)}."
+    help = f"Set a value that only a study changes; repeat it for several. Names: {', '.join(by_set)}."
     made = typer.Option("--set", help=help, metavar="NAME=VALUE", rich_help_panel="Running")
     return inspect.Parameter(
         SET, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[list[str] | None, made]
@@ -444,9 +454,6 @@ PANELS = (
     "Images",
     "Sampling",
     "Model",
-    "Steps",
-    "Batches",
-    "Learning rates",
     "Prototypes",
     "Bundle",
     "Engines",

@@ -1,3 +1,3 @@
-"""Related methods: a student, two selections and two extractors, which come in by dpd_eval's extension points."""
+"""Related methods: each stands by itself and comes in through a door of dpd_train, dpd_eval or dpd_export."""
 
 import dpd_runtime  # noqa: F401 -- first, as it switches telemetry off

@@ -1,4 +1,4 @@
-"""The students `dsdnet` and `groups`, for the extension point `dpd.students`. Loads no PyTorch."""
+"""The students `dsdnet` and `groups`, for the door `dpd.students`. Loads no PyTorch."""
 
 import re
 from collections import Counter

@@ -58,7 +58,7 @@ def distill_command(
     on the set with students on real images, audits, and writes a report. Exit code 4: the audit's verdict is FAIL.
     Where the plan takes longer than --minutes, exit code 2 and what would fit.
 
-    `dpd private` makes codes with differential privacy instead.
+    For codes with differential privacy: dpd private.
 
     Examples:
         dpd distill scenes/ --out site.dpd

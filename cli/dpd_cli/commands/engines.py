@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dpd_cli.options import Device, Json, Overwrite, runtime_device, under
+from dpd_cli.options import Json, Overwrite, runtime_device, under
 from dpd_cli.terminal import engine_lines, print_engines, print_json, progress_bar
 from dpd_runtime.errors import InputError
 
@@ -46,11 +46,22 @@ Portable = Annotated[
 ]
 
 
+BuiltFor = Annotated[
+    str,
+    under(
+        "Running",
+        "GPU to build for, without --out: auto and cuda are the first, cuda:1 is the second.",
+        "--device",
+        metavar="auto|cuda[:N]",
+    ),
+]
+
+
 def engines_command(
     bundle: Bundle,
     out: Out = None,
     flavour: Flavour = "tensorrt-rtx",
-    device: Device = "auto",
+    device: BuiltFor = "auto",
     compute_capability: ComputeCapability = "",
     parts: Parts = None,
     portable: Portable = False,

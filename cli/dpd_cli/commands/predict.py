@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpd_cli.options import Device, Json, runtime_device, under
+from dpd_cli.options import Json, RuntimeDevice, runtime_device, under
 from dpd_cli.terminal import print_json, progress_bar
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_file_place
@@ -36,7 +36,7 @@ def predict_command(
     out: Out = Path("labels.csv"),
     sheet: Sheet = None,
     provider: Provider = "auto",
-    device: Device = "auto",
+    device: RuntimeDevice = "auto",
     threads: Threads = None,
     overwrite: Overwrite = False,
     json_output: Json = False,

@@ -70,29 +70,23 @@ class TrainingOptions:
     """Steps, batch and learning rate of each training. None is the value that made the base in this package."""
 
     autoencoder_steps: int | None = setting(
-        None, "Steps", "Steps of the joint VAE training. Default: 3000. With --bands: 800.", study=True
+        None, "Model", "Steps of the joint VAE training. Default: 3000. With --bands: 800.", study=True
     )
     decoder_steps: int | None = setting(
-        None, "Steps", "Steps of the training of the decoder alone. Default: 3000.", study=True
+        None, "Model", "Steps of the training of the decoder alone. Default: 3000.", study=True
     )
-    denoiser_steps: int | None = setting(None, "Steps", "Steps of the diffusion training. Default: 8000.", study=True)
-    perceptual_steps: int | None = setting(None, "Steps", "Steps of each perceptual network. Default: 800.", study=True)
-    autoencoder_batch: int | None = setting(None, "Batches", "Images per step of the joint VAE training.", study=True)
-    decoder_batch: int | None = setting(None, "Batches", "Images per step of the decoder alone.", study=True)
+    denoiser_steps: int | None = setting(None, "Model", "Steps of the diffusion training. Default: 8000.", study=True)
+    perceptual_steps: int | None = setting(None, "Model", "Steps of each perceptual network. Default: 800.", study=True)
+    autoencoder_batch: int | None = setting(None, "Model", "Images per step of the joint VAE training.", study=True)
+    decoder_batch: int | None = setting(None, "Model", "Images per step of the decoder alone.", study=True)
     denoiser_batch: int | None = setting(
-        None, "Batches", "Images per step of the diffusion training; 256 suits a GPU.", study=True
+        None, "Model", "Images per step of the diffusion training; 256 suits a GPU.", study=True
     )
-    perceptual_batch: int | None = setting(None, "Batches", "Images per step of a perceptual network.", study=True)
-    autoencoder_rate: float | None = setting(
-        None, "Learning rates", "Peak learning rate of the joint VAE training.", study=True
-    )
-    decoder_rate: float | None = setting(None, "Learning rates", "Peak learning rate of the decoder alone.", study=True)
-    denoiser_rate: float | None = setting(
-        None, "Learning rates", "Peak learning rate of the diffusion training.", study=True
-    )
-    perceptual_rate: float | None = setting(
-        None, "Learning rates", "Peak learning rate of a perceptual network.", study=True
-    )
+    perceptual_batch: int | None = setting(None, "Model", "Images per step of a perceptual network.", study=True)
+    autoencoder_rate: float | None = setting(None, "Model", "Peak learning rate of the joint VAE training.", study=True)
+    decoder_rate: float | None = setting(None, "Model", "Peak learning rate of the decoder alone.", study=True)
+    denoiser_rate: float | None = setting(None, "Model", "Peak learning rate of the diffusion training.", study=True)
+    perceptual_rate: float | None = setting(None, "Model", "Peak learning rate of a perceptual network.", study=True)
 
 
 Data = Annotated[

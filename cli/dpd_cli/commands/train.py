@@ -54,8 +54,8 @@ TuningName = Annotated[
     str | None,
     under(
         "Several machines",
-        "Tune the denoiser by another package, such as federated:HOST:PORT together with other sites; no image leaves "
-        "its site. Default: here.",
+        "Tune the denoiser by another package instead of here: federated:HOST:PORT, or federated:HOST:PORT,ROOT.pem "
+        "with TLS, tunes it together with other sites; no image leaves its site.",
         "--tuning",
         metavar="NAME:ARGUMENT",
     ),

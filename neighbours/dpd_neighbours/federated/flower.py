@@ -30,7 +30,10 @@ from dpd_train.distributed import PeerError
 log = logging.getLogger(__name__)
 PATIENCE = 3600.0  # seconds for which a site waits for the server to start
 NOTHING = Parameters(tensors=[], tensor_type="numpy.ndarray")
-OPEN = "no TLS: others on the network can read and change the updates; see --tls-root"
+OPEN = (
+    "no TLS: others on the network can read and change the updates; give --tls-root, --tls-certificate and --tls-key "
+    "on the server, and federated:HOST:PORT,ROOT.pem at each site"
+)
 
 
 class _Rounds(flwr.server.strategy.Strategy):  # type: ignore[misc]

@@ -25,10 +25,10 @@ class EncoderOptions:
     """Options of the training. None is the default of `SwimDiff`."""
 
     lambda_contrast: float | None = setting(None, "Model", "Weight of the contrast in the loss. Default: 1.")
-    lambda_diffusion: float | None = setting(None, "Model", "Weight of the diffusion loss in the loss. Default: 1.")
-    steps: int | None = setting(None, "Steps", "Steps of the training. Default: 5000.")
-    batch: int | None = setting(None, "Batches", "Images per step. Default: 128.")
-    rate: float | None = setting(None, "Learning rates", "Peak learning rate. Default: 0.002.")
+    lambda_diffusion: float | None = setting(None, "Model", "Weight of the diffusion part of the loss. Default: 1.")
+    steps: int | None = setting(None, "Model", "Steps of the training. Default: 5000.")
+    batch: int | None = setting(None, "Model", "Images per step. Default: 128.")
+    rate: float | None = setting(None, "Model", "Peak learning rate. Default: 0.002.")
 
 
 FIELDS = {
@@ -49,7 +49,7 @@ Data = Annotated[
     ),
 ]
 Out = Annotated[Path, under("Output", "Folder of the encoder.")]
-State = Annotated[Path | None, under("Running", "Folder of the state. Default: the user's cache.")]
+State = Annotated[Path | None, under("Running", "Folder of the unfinished training. Default: the user's cache.")]
 Resolution = Annotated[int, under("Data", "Image side in pixels, a multiple of 16.")]
 Seed = Annotated[int, under("Running", "Random seed.")]
 
