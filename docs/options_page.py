@@ -13,9 +13,9 @@ from dpd_cli.main import add_command, app, offered_commands
 TABLE = "| name | value | meaning |\n|---|---|---|"
 HEAD = """# Options
 
-Written from the commands themselves. `dpd COMMAND --help` prints the same, but for the meaning of the names for `--set`.
-Every command also takes `--config FILE`: a TOML file with its options as keys, or a record that dpd wrote; the command
-line wins.
+Written from the commands themselves. `dpd COMMAND --help` prints the same, but for the meaning of the names for
+`--set`. Every command also takes `--config FILE`: a TOML file with its options as keys, or a record that dpd wrote;
+the command line wins.
 """
 
 

@@ -98,7 +98,7 @@ def evaluate(
     started = time.perf_counter()
     config = config or EvaluateConfig()
     place = use_device(device)
-    build = functools.partial(build_extractor, cache=_extractors(cache), device=place.type)
+    build = functools.partial(build_extractor, cache=_extractors(cache), device=str(place))
     check_asked(sets, config)
     compared = open_compared(sets, train, test, config)
     config = compared.train.settle(config)
@@ -119,7 +119,8 @@ def evaluate(
         said.append("students computed in float32, as the processor has no instructions for bfloat16")
     if any(name.startswith(PROBE) for name in study.students):
         said.append(f"students {PROBE}… are fitted; recipe and steps are for the others")
-    outcomes, cached = run_plan(plan, study.inputs.test, study.recipe, config.jobs, folder, progress, place.type)
+    said += [method.note for method in seen.values() if method.note is not None]
+    outcomes, cached = run_plan(plan, study.inputs.test, study.recipe, config.jobs, folder, progress, str(place))
     arms = summarise(plan, outcomes, cached, study.recipe, real.classes)
     tested = "val" if compared.test is None else str(compared.test.root)
     return study.result(str(compared.train.root), tested, arms, metrics, detail, [*said, *notes], started)

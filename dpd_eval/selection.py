@@ -47,6 +47,7 @@ class Seen:
         features: [n, D].
         network: description of the network that computed them.
         about: facts about chosen rows, for the record of a real subset. picture: an image of them, uint8 [H, W, 3].
+        note: for the notes of an evaluation.
     """
 
     scenes: SceneSet
@@ -54,6 +55,7 @@ class Seen:
     network: str | None = None
     about: Callable[[Rows], dict[str, Any]] | None = None
     picture: Callable[[Rows], Images] | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)

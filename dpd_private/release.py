@@ -204,8 +204,8 @@ def _denoised(covariance: torch.Tensor, deviation: float) -> torch.Tensor:
 
     Eigenvalues of noise alone reach ±2s, s = deviation √(F / 2). A larger one, λ, comes from θ = (λ + √(λ² − 4s²)) / 2
     (Benaych-Georges & Nadakuditi 2011). All others get one value, which keeps the trace: it is measured well, and
-    negative values cut to 0 would make it half as large again. Where noise hides the trace, it counts as `hidden`: a
-    spread of zero would make whatever divides by it as large as numbers go.
+    negative values cut to 0 would make it half as large again. Where noise hides what the clear ones leave of it, that
+    counts as `hidden`: a spread of zero would make whatever divides by it as large as numbers go.
     """
     values, vectors = torch.linalg.eigh(covariance)
     square = 2 * len(covariance) * deviation**2  # 4s²

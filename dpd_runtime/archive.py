@@ -235,6 +235,16 @@ def is_encrypted(path: Path) -> bool:
         return False
 
 
+def asks_passphrase(path: Path) -> bool:
+    """Whether an encrypted file opens with a passphrase, not with a key.
+
+    Raises:
+        DecryptionError: as `parse_header`.
+    """
+    with path.open("rb") as file:
+        return parse_header(path, file.read(HEADER_BYTES)).kind == PASSPHRASE
+
+
 def encrypt(source: BinaryIO, target: BinaryIO, key: Key, header: Header | None = None) -> None:
     """Encrypt all of `source` into `target`. Tests pass a fixed header; otherwise it is a new one.
 

@@ -196,7 +196,9 @@ def _automatic(attempt: Callable[[Provider], object], device: int | None, listed
         else:
             return Provider(name, "; ".join([*reasons, f"onnxruntime loaded {NAMES[name]}"]), device)
     if device is not None:
-        raise ProviderError(f"--device {device}: no GPU can be used here ({'; '.join(reasons)}); leave out --device")
+        raise ProviderError(
+            f"GPU {device}, as --device says: none can be used here ({'; '.join(reasons)}); leave it out"
+        )
     chosen = Provider("cpu", "; ".join(reasons))
     attempt(chosen)
     return chosen

@@ -270,7 +270,7 @@ def read_encryption_key(path: Path) -> bytes:
 
 
 def read_key(path: Path) -> bytes | str:
-    """Read what opens an encrypted bundle: a key of 32 bytes, as dpd keygen --encryption writes it, or a passphrase.
+    """Read what a bundle is to be encrypted with: the 32 bytes of dpd keygen --encryption, or a passphrase.
 
     Thirty-two bytes that are printable text are a passphrase, which a key of random bytes is not.
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from dpd_runtime.errors import ProviderError
+from dpd_runtime.errors import InputError, ProviderError
 from dpd_runtime.files import open_atomically
 from dpd_runtime.text import counted
 from dpd_runtime.versions import cpu_flags
@@ -51,17 +51,21 @@ def use_device(name: str) -> torch.device:
         return torch.device("cpu")
     if name == "cpu":
         return torch.device("cpu")
+    place = torch.device("cuda")
     if "LOCAL_RANK" in os.environ:  # before anything is allocated on the first GPU, which belongs to another process
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        if name.startswith("cuda:"):
+            raise InputError(f"--device {name}: the launcher gives each process a GPU of its own; give cuda")
     elif name.startswith("cuda:"):
         number, count = int(name.removeprefix("cuda:")), torch.cuda.device_count()
         if number >= count:
             raise ProviderError(f"device {name}: PyTorch finds {counted(count, 'GPU')}, counted from 0")
         torch.cuda.set_device(number)
+        place = torch.device("cuda", number)
     log.info("device: cuda, %s", torch.cuda.get_device_name())
     torch.set_float32_matmul_precision("high")  # TF32
     torch.backends.cudnn.benchmark = True  # batches keep their shape
-    return torch.device("cuda")
+    return place
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""What decides a run of `dpd train`, apart from the data. Every field is an option of the command line."""
+"""What decides a run of `dpd train`, apart from the data. Every field is an option, or a name of --set."""
 
 # ruff: noqa: RUF009 -- setting() is dataclasses.field()
 import math

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from safetensors.torch import save
 
-from dpd_runtime.annotations import Float32, Pixels, Progress
+from dpd_runtime.annotations import Float32, Pixels
 from dpd_runtime.bands import picture
 from dpd_runtime.errors import DataError
 from dpd_runtime.files import cache_folder, dumps, loads, write_atomically
@@ -173,8 +173,6 @@ def rows_by_class(scenes: SceneSet) -> list[np.ndarray[Any, Any]]:
 # -- What the stages of a run share, and what they hand to each other.
 
 
-Stages = Callable[[str], Progress]
-"""Title of a stage → its progress."""
 Phrases = list[tuple[str, ...]]
 """The phrases of each image."""
 Parts = tuple[Labelled, Labelled]
@@ -191,7 +189,7 @@ class Training:
     cache: Path
     device: torch.device
     deadline: Deadline
-    progress: Stages
+    progress: Stage
     team: Team
     track: Track | None
 

@@ -1,6 +1,5 @@
 """run.json, which describes a finished run; JSON from outside as a value of a type; options as records keep them."""
 
-import re
 from typing import Any, TypedDict, TypeVar
 
 from dpd_runtime.errors import InputError
@@ -37,7 +36,8 @@ class RunRecord(TypedDict, total=False):
         rejected: files that could not be used. near_duplicates: images that were left out as near duplicates; null
             where they were kept.
         scenes: class → distinct scenes, where they are fewer than the images.
-        images_after_pruning: of the sample tdds. crop: of the sample foreground.
+        images_after_pruning: of the sample tdds. crop: of the sample foreground. samples: what samples of other
+            packages say of themselves.
         prototypes: class → prototypes. prototypes_too_near: those that decoded too near to a training image: matched
             codes return to their start, others are left out.
         watchers: name and weights_sha256 of each further network that watched.
@@ -47,7 +47,7 @@ class RunRecord(TypedDict, total=False):
         base_pretraining: pretrain.json of the base.
         versions, hardware, processes: what computed it.
         federated: of a tuning together with other sites.
-        seconds, stages: wall time of all sessions, whole and by stage.
+        seconds, stages: wall time of all sessions, whole and by stage, once the images are read and samples are taken.
     """
 
     config: dict[str, Any]
@@ -58,6 +58,7 @@ class RunRecord(TypedDict, total=False):
     scenes: dict[str, int]
     images_after_pruning: int
     crop: dict[str, Any]
+    samples: dict[str, Any]
     prototypes: dict[str, int]
     prototypes_too_near: int | None
     watchers: list[dict[str, str]]
@@ -74,12 +75,16 @@ class RunRecord(TypedDict, total=False):
 
 
 def kept(value: str) -> str:
-    """An option's value that names a model, for a record that may leave: WITHHELD where it names a folder."""
-    if value in ("own", "untrained", "mdfl"):
-        return value
-    parts = {value, *re.split(r"[,+]", value)}
-    ends = parts | {part[place + 1 :] for part in parts for place, letter in enumerate(part) if letter in ":,+"}
-    return WITHHELD if any(_is_place(end) for end in ends if end) else value
+    """An option's value that names methods or models, for a record that may leave: WITHHELD where it names a folder.
+
+    What stands before the first colon of NAME:ARGUMENT is a name. An argument may hold a name and a colon itself, and
+    several models with + between them.
+    """
+    arguments = [part.partition(":")[2] for part in (value, *value.split(","))]
+    parts = [end for argument in arguments for end in (argument, *argument.split("+"))]
+    ends = {part[place:] for part in parts for place in range(len(part)) if not place or part[place - 1] == ":"}
+    whole = {part for part in value.split(",") if ":" not in part and ("/" in part or part.startswith("~"))}
+    return WITHHELD if any(_is_place(end) for end in ends | whole) else value
 
 
 def _is_place(text: str) -> bool:

@@ -216,11 +216,6 @@ def check_inputs(
     if config.grad_compression is not None:
         open_named("dpd.gradients", config.grad_compression, "--grad-compression")
     samples = samples_of(config.samples)
-    if config.reading.carries and any(sample.cuts for sample in samples):
-        raise InputError(
-            f"--samples {config.samples} looks at red, green and blue, and --bands {config.bands} carries other bands: "
-            "leave it out, or give three --bands"
-        )
     side = check_base_at(config.base, config.resolution)
     weights = (base_folder(config.base) / "unet").glob("*.safetensors")
     check_writable(out, room=min((path.stat().st_size for path in weights), default=0))
@@ -232,7 +227,12 @@ def check_inputs(
     scenes = opened(data, config)
     counts, _ = (scenes.counts(part) for part in PARTS)
     check_classes(scenes.root, tuple(counts))
-    if (config.prototypes == "matched" or scenes.carries) and not samples:
+    if scenes.carries and any(sample.cuts for sample in samples):
+        raise InputError(
+            f"--samples {config.samples} looks at red, green and blue, and these scenes carry other bands: leave it "
+            "out, or give three --bands"
+        )
+    if config.prototypes == "matched" or scenes.carries:  # samples make no images
         check_matched_counts(counts, scenes.carries)
     return scenes
 

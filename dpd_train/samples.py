@@ -42,7 +42,8 @@ class Taken:
 
     Args:
         train: fewer images than it was given, or others; each image that is not the given one has a hash of its own.
-        record: entries of run.json that say what was done. picture: of it, [H, W, 3]; private.
+        record: entries of run.json that say what was done; those of other packages are {"samples": {NAME: …}}.
+        picture: of it, [H, W, 3]; private.
     """
 
     train: SceneSet

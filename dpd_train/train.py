@@ -22,7 +22,6 @@ from dpd_train.config import TrainConfig, for_bands
 from dpd_train.context import (
     Classifiers,
     RunData,
-    Stages,
     Trained,
     Training,
     assist,
@@ -38,7 +37,8 @@ from dpd_train.doors import OtherTuning
 from dpd_train.published import check_published
 from dpd_train.records import RunRecord
 from dpd_train.run import check_inputs, match_config
-from dpd_train.scene_set import write_quarantine
+from dpd_train.samples import Stage
+from dpd_train.scene_set import fingerprint, write_quarantine
 from dpd_train.scenes import Scenes
 from dpd_train.stages import (
     Announce,
@@ -122,7 +122,7 @@ def _open(
     out: Path,
     config: TrainConfig,
     device: torch.device,
-    progress: Stages,
+    progress: Stage,
     resume: bool,
     cache: Path | None,
 ) -> tuple[Base, RunData, TrainConfig]:
@@ -153,7 +153,10 @@ def _open(
     write_quarantine(out / "private" / "quarantine.csv", run_data.findings)
     for number, picture in enumerate(taken.picture for taken in run_data.taken if taken.picture is not None):
         Image.fromarray(picture).save(out / "private" / f"decisions{number or ''}.png")
-    match_config(out, config, run_data.fingerprint, scenes.root, cache)
+    of_data = run_data.fingerprint
+    if config.samples is not None:  # which images are used may hang on a cache or a machine
+        of_data = of_data | {"samples": fingerprint(run_data.train)["sha256"]}
+    match_config(out, config, of_data, scenes.root, cache)
     return base, run_data, config
 
 
@@ -188,7 +191,7 @@ def train(
     keep_checkpoints: bool = False,
     device: torch.device | str = "cpu",
     max_minutes: float | None = None,
-    progress: Stages = silent,
+    progress: Stage = silent,
     announce: Announce = lambda ahead: None,
     team: Team = ALONE,
     tracker: str | None = None,

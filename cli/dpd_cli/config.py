@@ -1,12 +1,12 @@
 """`--config FILE` of every command: options as keys of a TOML file, or of a record. The command line wins."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dpd_cli.gone import GONE
-from dpd_cli.options import OPTION, SET
+from dpd_cli.options import OPTION, REQUIRE, SET
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import MAX_JSON_BYTES, loads, open_regular
 from dpd_runtime.settings import WITHHELD
@@ -38,7 +38,11 @@ def take_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
 
 
 def read_config(
-    path: Path, command: str, commands: Mapping[str, Any], arguments: Sequence[str] = (), offered: Sequence[str] = ()
+    path: Path,
+    command: str,
+    commands: Mapping[str, Any],
+    arguments: Sequence[str] = (),
+    offered: Callable[[], Sequence[str]] = tuple,
 ) -> dict[str, Any]:
     """Read the values for a command, by parameter name, from a TOML file or from a record. Those of `--set` are a list
     of NAME=VALUE.
@@ -46,7 +50,7 @@ def read_config(
     Args:
         commands: all commands by name, as Typer makes them.
         arguments: what was typed, which may give what a record has not kept.
-        offered: commands of other packages, which may have tables too.
+        offered: gives the commands of other packages, which may have tables too.
 
     Raises:
         InputError: there is no such file, it is neither TOML nor a record of this command, or it is too large.
@@ -73,7 +77,7 @@ def settable(command: Any) -> Mapping[str, str]:
 
 
 def _of_toml(
-    path: Path, raw: bytes, command: str, commands: Mapping[str, Any], offered: Sequence[str]
+    path: Path, raw: bytes, command: str, commands: Mapping[str, Any], offered: Callable[[], Sequence[str]]
 ) -> dict[str, Any]:
     """Raises:
     InputError: it is not TOML, a table is not a command's, or a key is not an option of the command.
@@ -83,12 +87,16 @@ def _of_toml(
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{OPTION} {path}: not TOML ({error}); give a TOML file or a record of dpd") from error
     tables = {key for key, value in content.items() if isinstance(value, dict)}
-    if strange := sorted(tables - {*commands, *offered}):
+    strange = sorted(tables - set(commands))
+    if strange and (strange := sorted({*strange} - {*offered()})):
         raise InputError(f"{OPTION} {path}: [{strange[0]}] is no command of dpd; see dpd --help")
     own = content.pop(command, {})
     if not isinstance(own, dict):
         raise InputError(f"{OPTION} {path}: {command} is not a table; write [{command}] above its options")
-    merged = {key: value for key, value in content.items() if not isinstance(value, dict)} | own
+    general = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    merged = general | own
+    if REQUIRE in general and REQUIRE in own:  # a demand is no value that another takes the place of
+        merged[REQUIRE] = [*_listed(general[REQUIRE]), *_listed(own[REQUIRE])]
     options = {spelling.lstrip("-"): p for p in commands[command].params for spelling in (*p.opts, p.name or "")}
     by_set = settable(commands[command])
     sets = [f"{key.replace('-', '_')}={merged.pop(key)}" for key in list(merged) if key.replace("-", "_") in by_set]
@@ -103,11 +111,15 @@ def _of_toml(
     return values | ({SET: [*sets, *values.get(SET, [])]} if sets else {})
 
 
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 def _typed(asked: Any, value: Any) -> Any:
     """A value as the command line would have it: where an option is given once, a list has commas between."""
     once = asked.nargs == 1 and not getattr(asked, "multiple", False)
     if not once or not isinstance(value, list):
-        return value if once or isinstance(value, list) else [value]
+        return value if once else _listed(value)
     return joined(value) if asked.name == "classes" else ",".join(map(str, value))  # class names may hold commas
 
 
@@ -169,6 +181,8 @@ def _of_record(path: Path, raw: bytes, command: str, asked_of: Any, arguments: S
                 )
             values.setdefault(SET, []).append(f"{name}={value}")
             continue
+        if name not in options and (way_out := GONE.get(command, {}).get(option(name))):
+            raise InputError(f"{OPTION} {path}: dpd {command} has no {option(name)} any more: {way_out}")
         if name not in options:
             raise InputError(
                 f"{OPTION} {path}: dpd {command} has no option {option(name)}; a record repeats the command that wrote "

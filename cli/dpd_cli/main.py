@@ -23,7 +23,7 @@ from dpd_cli.commands.doctor import bench_command, doctor_command
 from dpd_cli.commands.generate import generate_command
 from dpd_cli.commands.predict import predict_command
 from dpd_cli.gone import GONE
-from dpd_cli.options import DEBUG, OPTION, SET, Verb, Verbs
+from dpd_cli.options import DEBUG, OPTION, REQUIRE, SET, Verb, Verbs
 from dpd_cli.terminal import INTERRUPTED
 from dpd_runtime.calls import stop_calls
 from dpd_runtime.errors import DpdError, InputError
@@ -32,7 +32,7 @@ from dpd_runtime.files import FULL, disk_fault
 LONGEST_ERROR = 4_000
 RESUMABLE = "interrupted; run the same command again to continue"
 
-UNDERSTOOD = (
+READ_BY_ALL = (
     "Every command takes --config FILE: TOML with its options as keys, or a record that dpd wrote. The command line "
     "wins. -o and --output, --num-inference-steps, --learning-rate and --report-to are understood."
 )
@@ -47,7 +47,7 @@ app = typer.Typer(
     cls=Verbs,
     help="Distil labelled scenes into a bundle, and generate a training set from it without PyTorch and without the "
     "scenes.",
-    epilog=UNDERSTOOD if find_spec("dpd_train") is None else f"{UNDERSTOOD} {NOT_LISTED}",
+    epilog=READ_BY_ALL if find_spec("dpd_train") is None else f"{READ_BY_ALL} {NOT_LISTED}",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -150,6 +150,9 @@ def _run(arguments: list[str]) -> object:
     if DEBUG in arguments:
         os.environ["DPD_DEBUG"] = "1"
         arguments = [argument for argument in arguments if argument != DEBUG]
+    if "_DPD_COMPLETE" in os.environ:  # a shell asks what could come next
+        for offered in offered_commands():
+            add_command(offered)
     if not any(argument.startswith(OPTION) for argument in arguments):
         _check_command(arguments)
         return app(arguments, standalone_mode=False)
@@ -161,9 +164,12 @@ def _run(arguments: list[str]) -> object:
     name = next((argument for argument in arguments if argument in commands), None)
     if path is None or name is None:
         return app(arguments, standalone_mode=False)
-    values = read_config(path, name, commands, arguments, offered_commands())
-    behind = arguments.index(name) + 1  # of two values of --set the last one counts, which was typed
-    arguments[behind:behind] = [word for text in values.pop(SET, ()) for word in ("--set", text)]
+    values = read_config(path, name, commands, arguments, offered_commands)
+    behind = (
+        arguments.index(name) + 1
+    )  # demands add up, and of two values of --set the last one counts, which was typed
+    for parameter, option in ((SET, "--set"), (REQUIRE, "--require")):
+        arguments[behind:behind] = [word for text in values.pop(parameter, ()) for word in (option, str(text))]
     return app(arguments, standalone_mode=False, default_map={name: values})
 
 
@@ -201,7 +207,7 @@ def add_command(name: str) -> None:
     """Add the command of another package to `app`."""
     from dpd_train.doors import open_door
 
-    app.command(name, cls=Verb, rich_help_panel="Of other packages")(open_door("dpd.commands", name))
+    app.command(name, cls=Verb)(open_door("dpd.commands", name))
 
 
 def _meant(word: str, known: list[str]) -> str:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PASSPHRASE_VARIABLE = "DPD_PASSPHRASE"
 Number = TypeVar("Number", int, float)
-SET = "settings"  # the parameter of --set
+SET, REQUIRE = "settings", "require"  # the parameters of --set and --require
 Values = dict[type, dict[str, Any]]
 """The given values by config and field; None for a field that was not given."""
 
@@ -160,13 +160,13 @@ Json = Annotated[bool, under("Output", "Print one JSON object.", "--json")]
 
 
 def options_of(*configs: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add an option for every field of `configs` to a command.
+    """Add an option for every field of `configs` to a command, or a name of `--set`.
 
     The command gets their values as `given`. A value that was not given is None, so that a preset can fill it.
 
     Args:
-        configs: dataclasses; their fields that are `setting`s become options. An option of several configs is one, with
-            the help of the first.
+        configs: dataclasses; their fields that are `setting`s become options, or names of `--set` where only a study
+            turns them. An option of several configs is one, with the help of the first.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -352,7 +352,7 @@ class Demands:
 
 
 def demands_of(require: Iterable[str]) -> Demands:
-    """Read `--require`.
+    """Read `--require`. All that is asked for counts; of several guarantees the strongest.
 
     Raises:
         InputError: an unknown word, or an epsilon that is none.
@@ -363,11 +363,14 @@ def demands_of(require: Iterable[str]) -> Demands:
     for word in (part.strip() for text in require for part in text.split(",")):
         kind, colon, value = word.partition(":")
         if kind == "dp" and colon:
-            found["privacy"] = parse_privacy(value)
+            asked = parse_privacy(value)
+            found["privacy"] = tuple(map(min, asked, found.get("privacy", asked)))
         elif word in ("signature", "audit", "encrypted"):
             found[word] = True
         else:
-            raise InputError(f"--require {word!r} is unknown: give signature, audit, encrypted or dp:EPSILON")
+            raise InputError(
+                f"--require {word!r} is unknown: give signature, audit, encrypted, dp:EPSILON or dp:EPSILON:DELTA"
+            )
     return Demands(**found)
 
 
@@ -412,6 +415,8 @@ def runtime_device(device: str, provider: str = "auto") -> tuple[str, int | None
         if provider not in ("auto", "cpu", "openvino"):
             raise InputError(f"--device cpu: provider {provider} needs a GPU; leave one of them out")
         return ("cpu" if provider == "auto" else provider), None
+    if device.startswith("cuda") and provider == "cpu":
+        raise InputError(f"--device {device}: --provider cpu uses no GPU; leave one of them out")
     if device == "mps":
         raise InputError("--device mps: no provider of the runtime uses it; give auto or cpu")
     if re.fullmatch(r"\d{1,4}", device):
@@ -436,10 +441,19 @@ def given_key(key: Path | None) -> "EncryptionKey | None":
 
 
 def key_of(path: Path, key: Path | None) -> "EncryptionKey | None":
-    """Return the key for `path`. The environment's is used only for an encrypted bundle; the option always is."""
-    from dpd_runtime.archive import is_encrypted
+    """Return the key for `path`, a key or a passphrase as its header says.
 
-    return given_key(key) if key or is_encrypted(path) else None
+    The environment's passphrase is used only for an encrypted bundle; the option always is.
+
+    Raises:
+        InputError: a file that holds no such key. DecryptionError: a damaged header.
+    """
+    from dpd_runtime.archive import asks_passphrase, is_encrypted
+    from dpd_runtime.trust import read_encryption_key, read_passphrase
+
+    if key is None or not is_encrypted(path):
+        return given_key(key) if key or is_encrypted(path) else None
+    return read_passphrase(key) if asks_passphrase(path) else read_encryption_key(key)
 
 
 # -- `--help`: plain text under headings.
@@ -469,11 +483,12 @@ PANELS = (
 UNDERSTOOD = {
     "-o": "--out",
     "--output": "--out",
-    "--num-inference-steps": "--steps",
     "--learning-rate": "--peak-rate",
     "--report-to": "--tracker",
 }
 """Names of other programs → ours."""
+OF_SAMPLING = {"--num-inference-steps": "--steps"}
+"""The same where images are sampled: other commands have steps of a training."""
 
 
 class Verb(TyperCommand):
@@ -487,9 +502,11 @@ class Verb(TyperCommand):
         these; what stands behind an option that takes a value is that value.
         """
         own = {name for parameter in self.params for name in parameter.opts}
+        meant = UNDERSTOOD | (OF_SAMPLING if "--guidance-scale" in own else {})
         valued = {name for p in self.params if not getattr(p, "is_flag", False) for name in p.opts}
         words = [
-            word if before in valued else _own_word(word, own) for before, word in zip(["", *args], args, strict=False)
+            word if before in valued else _own_word(word, own, meant)
+            for before, word in zip(["", *args], args, strict=False)
         ]
         return super().parse_args(ctx, words)
 
@@ -523,10 +540,10 @@ class Verb(TyperCommand):
         _write_rows(formatter, rows)
 
 
-def _own_word(word: str, own: Collection[str]) -> str:
+def _own_word(word: str, own: Collection[str], meant: Mapping[str, str]) -> str:
     name, equals, value = word.partition("=")
-    meant = UNDERSTOOD.get(name)
-    return word if meant not in own or name in own else f"{meant}{equals}{value}"
+    ours = meant.get(name)
+    return word if ours not in own or name in own else f"{ours}{equals}{value}"
 
 
 class Verbs(TyperGroup):

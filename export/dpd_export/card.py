@@ -14,7 +14,7 @@ from dpd_export.options import PRECISIONS
 from dpd_runtime.manifest import Manifest
 from dpd_runtime.sampler import BLOCK, largest_ipc
 from dpd_runtime.set_card import channels_of
-from dpd_runtime.settings import studied
+from dpd_runtime.settings import WITHHELD, studied
 from dpd_runtime.text import option_words, shown
 from dpd_train.config import TrainConfig, recorded_split, repeating_options
 from dpd_train.run import told_of_size
@@ -442,6 +442,7 @@ def _pretrain_command(base: Record) -> str:
 def _command(verb: str, options: Record, by_set: Sequence[str] = ()) -> str:
     """`dpd VERB` with every option that has a value; BASE stands for a folder of the training machine."""
     places = {name: "BASE" for name in ("base", "start") if options.get(name) not in (None, "nano")}
+    places |= {name: "VALUE" for name, value in options.items() if value == WITHHELD}
     words = option_words({**options, **places}, by_set)
     return shown(["dpd", *verb.split()], [tuple(" ".join(word.split()) for word in option) for option in words])
 

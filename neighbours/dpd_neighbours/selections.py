@@ -29,6 +29,13 @@ def foreground(argument: str) -> Method:
 
         teacher = look.teacher()
         found = foreground_patches(look.data, look.scenes, teacher, models, look.stage)
-        return Seen(found.scenes, found.sure, network=teacher.description, about=found.about, picture=found.picture)
+        return Seen(
+            found.scenes,
+            found.sure,
+            network=teacher.description,
+            about=found.about,
+            picture=found.picture,
+            note=None if models is None else f"foreground: objects found by {models.description()}",
+        )
 
     return Method("foreground", sees="its own", uses_seed=False, pick=highest_first, look=patches)

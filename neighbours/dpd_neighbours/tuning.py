@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dpd_neighbours.federated.settings import DECIDED, Site
+from dpd_neighbours.federated.settings import DECIDED, TITLE, Site
 from dpd_runtime.errors import InputError
 from dpd_runtime.extras import require_extras
 from dpd_train.doors import OtherTuning
@@ -32,5 +32,5 @@ def federated(argument: str) -> OtherTuning:
         return tuned_together(site, *given)
 
     return OtherTuning(
-        stage="federated tuning", meaning="teaches the denoiser together with other sites", decides=DECIDED, tune=tune
+        stage=TITLE, meaning="teaches the denoiser together with other sites", decides=DECIDED, tune=tune
     )

@@ -90,5 +90,5 @@ def test_its_commands_run_without_the_other_rooms(place: Path) -> None:
     assert done.returncode == 0, done.stderr
     refused = dpd(place, "train", "scenes")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr.startswith("dpd: dpd train is not in this installation, which is a site's: it has info, generate, ")
+    assert refused.stderr.startswith("dpd: dpd train is not in this installation, which is a site's: it has info, ")
     assert dpd(place, "trian").stderr == "dpd: no such command 'trian'; see dpd --help\n"

@@ -29,6 +29,8 @@ printf '%s\\n' "${COMPREPLY[@]}"
         (["generate", "site.dpd", "--image"], ["--image-format"]),
         (["info", "--qqq"], [""]),
         (["train", "--tune", ""], ["full", "lora"]),
+        (["fed"], ["federate"]),
+        (["federate", "--tls-r"], ["--tls-root"]),
         (["generate", "--format", "web"], ["webdataset"]),
         (["pretrain", "--stage", "autoencoder,de"], ["autoencoder,decoder", "autoencoder,denoiser"]),
     ],

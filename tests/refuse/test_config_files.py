@@ -8,6 +8,7 @@ from typer.main import get_command
 
 from dpd_cli.config import read_config, take_config
 from dpd_cli.main import app
+from dpd_cli.options import demands_of
 from dpd_runtime.errors import InputError
 from tests.commands import dpd
 
@@ -62,6 +63,36 @@ def test_a_wrong_setting_is_one_line(
     code, line = _dpd(process_environment, "train", "data", "--out", str(tmp_path / "run"), *given)
     assert code == 2
     assert said in line
+
+
+def test_demands_add_up(tmp_path: Path, process_environment: dict[str, str]) -> None:
+    """Those of a file, of its table and of the command line: none takes the place of another."""
+    config = tmp_path / "c.toml"
+    config.write_text('require = "signature"\n[info]\nrequire = ["encrypted", "dp:1"]\n')
+    assert read(config, "info") == {"require": ["signature", "encrypted", "dp:1"]}
+    code, said = _dpd(process_environment, "info", "--config", str(config), "--require", "audit")
+    assert code == 3
+    assert "an encrypted bundle is required" in said
+    config.write_text('[info]\nrequire = "signature"\n')
+    code, said = _dpd(process_environment, "info", "--config", str(config), "--require", "dp:1")
+    assert code == 3
+    assert "a trusted signature is required" in said
+
+
+@pytest.mark.parametrize(
+    ("require", "privacy"),
+    [
+        (["dp:1"], (1.0, 1e-5)),
+        (["dp:1", "dp:8"], (1.0, 1e-5)),
+        (["dp:8,dp:1"], (1.0, 1e-5)),
+        (["dp:8:1e-6", "dp:1:1e-4"], (1.0, 1e-6)),
+        (["signature", "audit,encrypted"], None),
+    ],
+)
+def test_the_strongest_guarantee_counts(require: list[str], privacy: tuple[float, float] | None) -> None:
+    demands = demands_of(require)
+    assert demands.privacy == privacy
+    assert (demands.signature, demands.audit, demands.encrypted) == ((privacy is None,) * 3)
 
 
 def test_unknown_option_is_named(tmp_path: Path, process_environment: dict[str, str]) -> None:

@@ -20,6 +20,7 @@ from dpd_cli.options import (
     RuntimeDevice,
     TrustedKey,
     given_key,
+    key_of,
     open_bundle,
     runtime_device,
     under,
@@ -171,7 +172,8 @@ def encrypt_command(
     """
     from dpd_runtime.sealing import encrypt_bundle
 
-    opened = encrypt_bundle(bundle, out, given_key(key), overwrite=overwrite)
+    secret = given_key(key)
+    opened = encrypt_bundle(bundle, out, secret, overwrite=overwrite)
     size = out.stat().st_size
     if json_output:
         print_json({"out": str(out), "bytes": size, "hash": opened.hash, **signature_facts(opened)})
@@ -181,7 +183,7 @@ def encrypt_command(
     print(
         f"signature  {f'by key {signature.key_id}; a site needs its .pub file' if untrusted else signature.describe()}"
     )
-    print(f"encrypted  {out}  {size / 1e6:.1f} MB")
+    print(f"encrypted  {out}  {size / 1e6:.1f} MB, with {'a key' if isinstance(secret, bytes) else 'a passphrase'}")
     print(f"hash       {opened.hash}")
     print(f"inside     {opened.manifest.name}, {opened.manifest.audit}")
 
@@ -202,7 +204,7 @@ def decrypt_command(
     """
     from dpd_runtime.sealing import decrypt_bundle
 
-    decrypt_bundle(bundle, out, given_key(key), overwrite=overwrite)
+    decrypt_bundle(bundle, out, key_of(bundle, key), overwrite=overwrite)
     size = out.stat().st_size
     if json_output:
         print_json({"out": str(out), "bytes": size})

@@ -97,9 +97,9 @@ def train_command(
     """
     from dpd_train.tracking import check_tracker
 
-    if max_minutes is not None and not max_minutes >= 0:
-        raise InputError(f"--max-minutes is {max_minutes}: give 0 or more")
     with _told_once(DpdError):
+        if max_minutes is not None and not max_minutes >= 0:
+            raise InputError(f"--max-minutes is {max_minutes}: give 0 or more")
         given = given | {TrainConfig: given_values(given, TrainConfig, data)}
         config = resolve(preset, given[TrainConfig])
         other = None if tuning is None else _other_tuning(tuning, preset, max_minutes, given[TrainConfig])

@@ -16,6 +16,7 @@ SHARED = ("steps", "batch", "peak_rate", "warmup", "schedule", "tune", "lora_ran
 DECIDED = tuple(name for name in SHARED if name != "seed")
 
 
+TITLE = "federated tuning"  # of its stage in a run
 MOST = {"rounds": 10_000, "clients": 1_000}
 MOST_SHARED = {"steps": 10_000_000, "batch": 100_000, "warmup": 10_000_000, "lora_rank": 1_024, "seed": 2**32 - 1}
 MOST_CLASSES, MOST_SIDE, MOST_BYTES = 10_000, 8_192, 2**20
@@ -171,6 +172,9 @@ def _check_bounds(settings: Settings) -> None:
         value = settings.config[name]
         if not (value is None and name == "warmup") and (type(value) is not int or value > most):
             raise ValueError(f"{name} is {value!r:.40}")
+    if not isinstance(settings.config["grad_compression"], str | None):
+        raise TypeError("a compression of another type")
+    ratio_in(settings.applied(TrainConfig()))
     if type(settings.rounds) is not int or type(settings.side) is not int or not isinstance(settings.base, str):
         raise TypeError("a value of another type")
     if not 1 <= settings.rounds <= min(settings.applied(TrainConfig()).steps, MOST["rounds"]):

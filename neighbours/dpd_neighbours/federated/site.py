@@ -73,14 +73,12 @@ class TrainingSite:
         inputs.check(settings)
         self.inputs, self.settings = inputs, settings
         self.config = settings.applied(inputs.config)
-        training = denoiser_training(self.config)
-        self._training = replace(
-            training, seed=self.config.seed + number, exchange=None, validate_every=self.config.steps
-        )
+        ratio = ratio_in(self.config)  # of the server, whose word opens no door here
+        training = denoiser_training(replace(self.config, grad_compression=None))
+        self._training = replace(training, seed=self.config.seed + number, validate_every=self.config.steps)
         unet, text_encoder = trained_parts(inputs.base, self.config)
         self._modules = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
         self.shared = Shared(self._modules)
-        ratio = ratio_in(self.config)
         self.compression = None if ratio is None else RsDgc(ratio)
         self.history: History = []
         inputs.state.unlink(missing_ok=True)  # of an interrupted tuning, which cannot be continued

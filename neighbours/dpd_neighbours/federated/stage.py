@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from dpd_neighbours.federated.coordinator import Coordinator
-from dpd_neighbours.federated.settings import DECIDED, Server, Site, settings_of
+from dpd_neighbours.federated.settings import DECIDED, TITLE, Server, Site, settings_of
 from dpd_neighbours.federated.shared import base_hash
 from dpd_neighbours.federated.site import SiteInputs
 from dpd_runtime.versions import package_versions
@@ -15,14 +15,14 @@ from dpd_train.bases import Base, load_base
 from dpd_train.captions import aggregate_prompts
 from dpd_train.compute import hardware
 from dpd_train.config import TrainConfig
-from dpd_train.context import MadePrototypes, Stages, Trained, Training, Tuned, fitted, write_record, write_run
+from dpd_train.context import MadePrototypes, Trained, Training, Tuned, fitted, write_record, write_run
 from dpd_train.denoiser import ConsistencyClassifier, LatentData
 from dpd_train.records import RunRecord
 from dpd_train.run import recorded
+from dpd_train.samples import Stage
 from dpd_train.stages import sample_sheet
 from dpd_train.tuning import tune_of
 
-TITLE = "federated tuning"
 BYTES = ("sent_bytes", "returned_bytes", "dense_bytes")
 
 
@@ -59,7 +59,7 @@ def tuned_together(
     )
 
 
-def served(out: Path, config: TrainConfig, part: Server, progress: Stages, device: torch.device) -> RunRecord:
+def served(out: Path, config: TrainConfig, part: Server, progress: Stage, device: torch.device) -> RunRecord:
     """The run of a server, which has no images: pipeline, class names as prompts, sampled images, log.
 
     Returns:

@@ -329,6 +329,7 @@ OUT_OF_RANGE = [
     _changed("steps", 500.5),
     _changed("batch", True),
     _changed("peak_rate", 1e300),
+    *(_changed("grad_compression", name) for name in ("anything:x", "rs-dgc:5", "rs-dgc", 7)),
 ]
 
 

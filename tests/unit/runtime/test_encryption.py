@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dpd_cli.options import key_of
 from dpd_runtime.archive import (
     HEADER_BYTES,
     KEY_FILE,
@@ -24,6 +25,7 @@ from dpd_runtime.archive import (
     TAG,
     Header,
     Key,
+    asks_passphrase,
     decrypt,
     encrypt,
     is_encrypted,
@@ -311,3 +313,16 @@ def test_what_is_neither_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(InputError, match="file: holds neither an encryption key, 32 bytes"):
         read_key(tmp_path / "file")
+
+
+@pytest.mark.parametrize("words", [b"a passphrase\twith a tab, of 32 b", b"thirty-two letters are a phrase!", b"few"])
+def test_the_header_says_whether_a_file_is_a_key_or_a_passphrase(words: bytes, tmp_path: Path) -> None:
+    """What encrypted a bundle opens it, however its bytes look."""
+    assert len(words) in (32, 3)
+    path = as_zip(tmp_path, bundle_files())
+    (tmp_path / "words").write_bytes(words)
+    (tmp_path / "key").write_bytes(words.ljust(32))
+    for name, key in (("words", words.decode()), ("key", words.ljust(32))):
+        encrypt_bundle(path, tmp_path / f"{name}.dpde", key)
+        assert asks_passphrase(tmp_path / f"{name}.dpde") is (name == "words")
+        assert key_of(tmp_path / f"{name}.dpde", tmp_path / name) == key

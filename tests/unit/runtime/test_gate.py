@@ -146,5 +146,5 @@ def test_a_device_that_has_no_meaning_is_refused(options: dict[str, object], bun
 
 
 def test_a_device_without_a_gpu_is_no_cpu_run(bundle: Watched) -> None:
-    with pytest.raises(ProviderError, match="--device 1: no GPU can be used here"):
+    with pytest.raises(ProviderError, match="GPU 1, as --device says: none can be used here"):
         generate(bundle, ipc=1, device=1)

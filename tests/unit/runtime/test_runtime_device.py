@@ -36,6 +36,7 @@ def test_a_device_is_a_provider_and_a_number(device: str, provider: str, chosen:
         ("mps", "auto", "--device mps: no provider of the runtime uses it"),
         ("cpu", "cuda", "--device cpu: provider cuda needs a GPU"),
         ("cuda", "openvino", "--device cuda: openvino runs no CUDA GPU"),
+        ("cuda:1", "cpu", "--device cuda:1: --provider cpu uses no GPU"),
     ],
 )
 def test_a_device_that_cannot_be_is_told(device: str, provider: str, said: str) -> None:

@@ -12,6 +12,8 @@ from dpd_train.records import kept
     "value",
     [
         "own",
+        "eyes",
+        "tdds:0.7,eyes",
         "untrained",
         "mdfl",
         "hf:google/vit-base",
@@ -20,7 +22,8 @@ from dpd_train.records import kept
     ],
 )
 def test_names_are_kept(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own").mkdir()
+    for name in ("own", "eyes"):
+        (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
     assert kept(value) == value
 
@@ -29,12 +32,13 @@ def test_names_are_kept(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     "value",
     [
         "hf:~/x",
+        "~/x",
+        "/p",
         "hf:eyes",
         "swimdiff:eyes",
         "probe:swimdiff:/p",
         "my-ext:/p",
         "mdfl:a,b",
-        "dino,eyes",
         "foreground:eyes+facebook/sam2",
         "foreground:IDEA/dino+eyes,tdds:0.7",
         300 * "x:",
