@@ -1,5 +1,6 @@
 """TDDS scores in closed cases, by a plain loop, and of a real training with copies among the images."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,3 +101,20 @@ def test_a_pruned_run_is_trained_on_what_stays(tmp_path: Path, few_steps: None) 
     assert record["images_after_pruning"] == 6 * 4  # of 8 a class
     assert record["data"]["images"] == 6 * 8  # an audit looks for each of them
     assert record["config"]["samples"] == "tdds:0.5"
+
+
+@pytest.mark.full
+def test_an_unfinished_run_goes_on_with_the_images_that_it_kept(tmp_path: Path, few_steps: None) -> None:
+    """Which these are hangs on scores in a cache, and on the machine that computes them anew."""
+    scenes, run = drawn_scenes(tmp_path / "scenes"), tmp_path / "run"
+    config = replace(CONFIG, base=str(tiny_base(tmp_path / "base")), samples="tdds:0.5")
+    train(scenes, run, config, cache=tmp_path / "cache", max_minutes=0)
+    stored = run / "checkpoints" / "config.json"
+    before = json.loads(stored.read_text())
+    assert len(before["data"]["samples"]) == 64
+    stored.write_text(json.dumps(before | {"data": before["data"] | {"samples": "0" * 64}}))
+    with pytest.raises(InputError, match="the unfinished run had other data"):
+        train(scenes, run, config, cache=tmp_path / "cache", resume=True)
+    stored.write_text(json.dumps(before))
+    record = train(scenes, run, config, cache=tmp_path / "cache", resume=True)
+    assert record["images_after_pruning"] == 6 * 4
