@@ -1,15 +1,20 @@
 """Doors: the example package is installed and used; what cannot be loaded is one sentence."""
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from dpd_eval.pretrained import check_student
 from dpd_runtime.errors import InputError
 from dpd_train.doors import offered_names, offering_package, open_door, open_named
+from dpd_train.samples import Look
+from dpd_train.scene_set import SceneSet
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "extension"
 USED = """
@@ -121,3 +126,18 @@ def test_a_named_door_is_opened_or_says_what_there_is() -> None:
     with pytest.raises(InputError, match=r"--x 'no': 'no' is unknown; give dsdnet, groups"):
         open_named("dpd.students", "no", "--x")
     assert callable(open_named("dpd.students", "dsdnet:convnet", "--x"))
+
+
+def test_the_sample_of_the_guide_does_what_it_says(tmp_path: Path) -> None:
+    guide = (EXAMPLE.parents[1] / "docs/guides/extend.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    written: dict[str, Any] = {}
+    exec(source, written)
+    images = np.arange(7, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
+    train = SceneSet(("a",), images, np.zeros(7, np.int64), tuple("abcdefg"), tuple("ABCDEFG"))
+    look = Look(scenes=None, train=train, seed=0, cache=tmp_path, device="cpu", stage=lambda title: None)  # type: ignore[arg-type]
+    taken = written["every"]("3").take(look)
+    assert taken.train.images[:, 0, 0, 0].tolist() == [0, 3, 6]
+    for wrong in ("", "0", "a", "-1"):
+        with pytest.raises(InputError, match="--samples every:"):
+            written["every"](wrong)
