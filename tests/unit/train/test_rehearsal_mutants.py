@@ -55,7 +55,7 @@ def test_each_removed_move_is_noticed(tmp_path: Path, process_environment: Mappi
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
     path = os.pathsep.join([str(tmp_path), process_environment["PYTHONPATH"]])
-    command = [sys.executable, "-m", "pytest", "-n0", "-x", "tests/unit/train/test_rehearsal.py"]
+    command = [sys.executable, "-m", "pytest", "-n0", "-x", "-m", "", "tests/unit/train/test_rehearsal.py"]
 
     def code(trained: str) -> int:
         """How the rehearsal of these trainings ends: 0 if they pass, 1 if one fails."""
