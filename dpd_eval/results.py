@@ -253,11 +253,6 @@ def jpegs_arm(megabytes: float) -> str:
     return f"{_JPEGS}{megabytes:g}{_MEGABYTES}"
 
 
-def is_alternative(arm: str) -> bool:
-    """Whether it is what could travel in place of a bundle."""
-    return arm == LABELS_ARM or jpeg_megabytes(arm) is not None
-
-
 def jpeg_megabytes(arm: str) -> float | None:
     """The megabytes of an arm of JPEGs; None for other arms."""
     return float(arm.removeprefix(_JPEGS).removesuffix(_MEGABYTES)) if arm.startswith(_JPEGS) else None
@@ -274,11 +269,6 @@ def is_joint(arm: str) -> bool:
 def own_part(arm: str) -> str:
     """The own arm of a joint one."""
     return arm.removeprefix(_WITH)
-
-
-def own_count(arm: str) -> int:
-    """The number of images per class of an own arm."""
-    return int(arm.removesuffix(_OWN))
 
 
 def is_compared(arm: str, reference: str) -> bool:
