@@ -165,9 +165,7 @@ def _run(arguments: list[str]) -> object:
     if path is None or name is None:
         return app(arguments, standalone_mode=False)
     values = read_config(path, name, commands, arguments, offered_commands)
-    behind = (
-        arguments.index(name) + 1
-    )  # demands add up, and of two values of --set the last one counts, which was typed
+    behind = arguments.index(name) + 1  # demands add up; of two values of --set the last counts, which was typed
     for parameter, option in ((SET, "--set"), (REQUIRE, "--require")):
         arguments[behind:behind] = [word for text in values.pop(parameter, ()) for word in (option, str(text))]
     return app(arguments, standalone_mode=False, default_map={name: values})
