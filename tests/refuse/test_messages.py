@@ -343,8 +343,15 @@ def test_train_says_what_is_wrong(
         pytest.param(["--tuning", "federated:10.0.0.1"], ["federated:10.0.0.1", "HOST:PORT"], id="address"),
         pytest.param(["--tuning", "federated:a:1,no.pem"], ["no.pem: no such file", "PEM"], id="certificate"),
         pytest.param(["--tuning", "pooled:a:1"], ["'pooled' is unknown", "federated"], id="tuning"),
-        pytest.param(["scenes", "--grad-compression", "top-k:50"], ["'top-k' is unknown", "rs-dgc"], id="gradients"),
-        pytest.param(["scenes", "--grad-compression", "rs-dgc:9"], ["rs-dgc:9", "12 to 200"], id="ratio"),
+        pytest.param(
+            ["scenes", "--grad-compression", "top-k:50"],
+            ["'top-k' is unknown", "rs-dgc"],
+            id="gradients",
+            marks=needs_torch,
+        ),
+        pytest.param(
+            ["scenes", "--grad-compression", "rs-dgc:9"], ["rs-dgc:9", "12 to 200"], id="ratio", marks=needs_torch
+        ),
     ],
 )
 def test_train_says_what_is_wrong_with_several_machines_without_pytorch(
@@ -390,7 +397,6 @@ def test_a_site_is_told_what_the_server_decides(
         pytest.param(["a:1", "--classes", "a,b", "--tls-root", "no.pem"], ["no.pem: no such file"], id="file"),
         pytest.param(["a:1", "--classes", "a,b", "--tls-root", __file__], ["TLS needs all of"], id="tls"),
         pytest.param(["a:1", "--classes", "a,b", "--grad-compression", "rs-dgc"], ["12 to 200"], id="ratio"),
-        pytest.param(["a:1", "--classes", "a,b", "--base", "missing"], ["base 'missing'"], id="base"),
     ],
 )
 def test_federate_says_what_is_wrong_without_pytorch(

@@ -86,8 +86,8 @@ def federate_command(
     check_device(device)
     check_run_folder(out, resume=False)
     check_writable(out)
-    check_base_at(config.base, config.resolution)
     require_torch("fed")
+    check_base_at(config.base, config.resolution)
     log_to_console()
     run = _served(out, config, part, device, threads)
     if json_output:
