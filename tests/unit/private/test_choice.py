@@ -12,7 +12,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # type: ig
 
 from dpd_export.classifier import export_classifier
 from dpd_private import choice, decoder
-from dpd_private.budget import Budget
+from dpd_private.budget import Budget, moment_scale
 from dpd_private.choice import Candidates, Discriminant, within
 from dpd_private.classifier import ReleasedClassifier
 from dpd_private.codes import PrivateInputs, private_codes
@@ -133,11 +133,15 @@ def test_a_discriminant_from_statistics_decides_as_one_from_the_images_does(
 @pytest.mark.full
 def test_a_release_whose_spread_was_lost_in_noise_has_a_discriminant(found: Release) -> None:
     """As dpd 0.2.0 could store one: the second moment is that of the means alone."""
+    noisy = replace(found, noise=found.sensitivity)
     own = found.statistics[0]
-    lost = replace(own, second_moment=own.second_moment - within(own, found).float())
-    assert float(within(lost, found).abs().max()) < 1e-5 * float(own.second_moment.abs().max())
-    usual, scores = (Discriminant(one, found) for one in (own, lost))
-    assert float(scores.directions.abs().max()) < 1e4 * float(usual.directions.abs().max())
+    lost = replace(own, second_moment=own.second_moment - within(own, noisy).float())
+    spread, means, limit = within(lost, noisy), own.class_means.double(), own.standard.limit
+    assert limit is not None
+    assert float(spread.abs().max()) < 1e-4 * float(own.second_moment.abs().max())
+    of_moment = noisy.noise / moment_scale(min(noisy.counts), len(noisy.counts))
+    ridge = choice.RIDGE * limit**2 * of_moment / len(spread) ** 0.5  # of one standard deviation of the noise's trace
+    assert float(Discriminant(lost, noisy).directions.norm(dim=0).max()) < 1.1 * float(means.norm(dim=1).max()) / ridge
 
 
 def test_the_classifier_is_the_mean_of_all_discriminants_and_views(

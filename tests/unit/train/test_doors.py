@@ -29,7 +29,7 @@ print(torch.equal(model[2].weight, again[2].weight), student_identity("linear:4"
 from dpd_eval.selection import Look, find_method
 images = np.arange(6, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
 scenes = SceneSet(("a", "b"), images, np.array([0, 0, 0, 1, 1, 1]), (), ())
-look = Look(None, scenes, None, None, None, None)
+look = Look(None, scenes, None, None, None)
 seen = find_method("brightest").look(look)
 print(select("brightest", seen.scenes, 2, 0, seen.features).tolist())
 """
