@@ -130,7 +130,6 @@ def test_a_discriminant_from_statistics_decides_as_one_from_the_images_does(
     assert np.mean(judged == labels.numpy()) > 0.97
 
 
-@pytest.mark.full
 def test_a_release_whose_spread_was_lost_in_noise_has_a_discriminant(found: Release) -> None:
     """As dpd 0.2.0 could store one: the second moment is that of the means alone."""
     noisy = replace(found, noise=found.sensitivity)
@@ -144,6 +143,7 @@ def test_a_release_whose_spread_was_lost_in_noise_has_a_discriminant(found: Rele
     assert float(Discriminant(lost, noisy).directions.norm(dim=0).max()) < 1.1 * float(means.norm(dim=1).max()) / ridge
 
 
+@pytest.mark.full
 def test_the_classifier_is_the_mean_of_all_discriminants_and_views(
     found: Release,
     networks: list[ResNet],
