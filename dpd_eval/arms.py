@@ -455,6 +455,7 @@ def plan_trainings(
         with_real: as in `EvaluateConfig`. others: further arms.
     """
     plan: list[Training] = []
+    methods = {name: find_method(name) for name in baselines}  # once: that of another package is opened anew each time
 
     @cache
     def subset(name: str, size: int, seed: int) -> Part:
@@ -466,8 +467,7 @@ def plan_trainings(
             which = seed % len(inputs.sets)
             ours: Part = inputs.sets[which], inputs.prefix(which, ipc)
             arms: dict[str, tuple[Part, ...]] = {SET_ARM: (ours,)}
-            for name in baselines:
-                method = find_method(name)
+            for name, method in methods.items():
                 arms[method.name] = (subset(name, ipc, seed if method.uses_seed else 0),)
             arms |= {name: (part(ipc, seed),) for name, part in (others or {}).items()}
             for size in with_real:

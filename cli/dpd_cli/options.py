@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from dpd_cli.terminal import log_to_console
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import naming
 from dpd_runtime.settings import choices, studied
 from dpd_runtime.text import option
 
 if TYPE_CHECKING:
+    import torch
+
     from dpd_runtime.archive import Key as EncryptionKey
     from dpd_runtime.bundle import Bundle
     from dpd_train.reading import Reading
@@ -339,6 +342,22 @@ def require_torch(*extras: str) -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+
+
+def begin_with_torch(device: str, threads: int | None, level: int = logging.INFO) -> "torch.device":
+    """Load PyTorch for a training: log to the console, take so many threads, and choose the device.
+
+    Raises:
+        InputError, ProviderError: as `dpd_train.compute.use_device`.
+    """
+    import torch
+
+    from dpd_train.compute import use_device
+
+    log_to_console(level)
+    if threads:
+        torch.set_num_threads(threads)
+    return use_device(device)
 
 
 @dataclass(frozen=True, kw_only=True)

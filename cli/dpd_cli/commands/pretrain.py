@@ -9,8 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpd_cli.options import Device, Json, MaxMinutes, Threads, Tracker, Values, options_of, require_torch, under
-from dpd_cli.terminal import log_to_console, print_json, stage_progress
+from dpd_cli.options import (
+    Device,
+    Json,
+    MaxMinutes,
+    Threads,
+    Tracker,
+    Values,
+    begin_with_torch,
+    options_of,
+    require_torch,
+    under,
+)
+from dpd_cli.terminal import print_json, stage_progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder, check_cache, check_writable
 from dpd_runtime.settings import setting
@@ -165,16 +176,10 @@ def pretrain_command(
     own = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:8]  # two bases may have one name
     folder = state or cache_folder("pretrain") / f"{out.resolve().name}-{own}"
     check_cache(folder, "choose another --state")
-    import torch
-
     from dpd_train.base_files import SHIPPED_BASE
-    from dpd_train.compute import use_device
     from dpd_train.pretrain import pretrain, pretrain_bands
 
-    log_to_console()
-    if threads:
-        torch.set_num_threads(threads)
-    place = use_device(device)
+    place = begin_with_torch(device, threads)
     with stage_progress() as progress:
         if sources.reading.carries:
             training, stages = _of_bands(seed, given[TrainingOptions]), ("autoencoder", "save")

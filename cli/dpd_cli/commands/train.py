@@ -17,6 +17,7 @@ from dpd_cli.options import (
     Threads,
     Tracker,
     Values,
+    begin_with_torch,
     extras_of,
     given_values,
     named,
@@ -25,7 +26,7 @@ from dpd_cli.options import (
     require_torch,
     under,
 )
-from dpd_cli.terminal import Interrupted, NumberedStages, log_to_console, print_json, stage_progress
+from dpd_cli.terminal import Interrupted, NumberedStages, print_json, stage_progress
 from dpd_runtime.errors import DpdError, InputError
 from dpd_runtime.text import called, counted, shown
 from dpd_train.config import PRESETS, TrainConfig, asked_for, check_device, resolve  # noqa: TID253 -- loads no PyTorch
@@ -223,16 +224,9 @@ def _check_inputs(data: Path, out: Path, config: TrainConfig, resume: bool, cach
 
 
 def _device(name: str, threads: int | None) -> "torch.device":
-    import torch
-
-    from dpd_train.compute import use_device
     from dpd_train.launcher import started_as
 
-    level = logging.ERROR if started_as() else logging.INFO
-    log_to_console(level)
-    if threads:
-        torch.set_num_threads(threads)
-    return use_device(name)
+    return begin_with_torch(name, threads, logging.ERROR if started_as() else logging.INFO)
 
 
 @contextmanager

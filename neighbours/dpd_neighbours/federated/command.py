@@ -3,12 +3,12 @@
 
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from dpd_cli.options import Device, Json, Threads, Values, options_of, require_torch, under
-from dpd_cli.terminal import log_to_console, print_json, stage_progress
+from dpd_cli.options import Device, Json, Threads, Values, begin_with_torch, options_of, require_torch, under
+from dpd_cli.terminal import print_json, stage_progress
 from dpd_neighbours.federated.settings import SHARED, Server, ratio_in
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_writable
@@ -88,8 +88,11 @@ def federate_command(
     check_writable(out)
     require_torch("fed")
     check_base_at(config.base, config.resolution)
-    log_to_console()
-    run = _served(out, config, part, device, threads)
+    from dpd_neighbours.federated.stage import served
+
+    place = begin_with_torch(device, threads)
+    with stage_progress() as stages:
+        run = served(out, config, part, stages, place)
     if json_output:
         print_json({"out": str(out), **run})
         return
@@ -99,15 +102,3 @@ def federate_command(
     print(f"run            {out}/ after {done}: the tuned base, no classifiers and no prototypes")
     print(f"updates        {sent:.1f} MB received ({dense:.1f} MB as plain float32)")
     print(f"next           on a machine with images: dpd train DATA --base {out}/pipeline --steps 0 --out RUN")
-
-
-def _served(out: Path, config: TrainConfig, part: Server, device: str, threads: int | None) -> dict[str, Any]:
-    import torch
-
-    from dpd_neighbours.federated.stage import served
-    from dpd_train.compute import use_device
-
-    if threads:
-        torch.set_num_threads(threads)
-    with stage_progress() as stages:
-        return {**served(out, config, part, stages, use_device(device))}

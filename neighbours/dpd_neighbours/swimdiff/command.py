@@ -8,8 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from dpd_cli.commands.pretrain import SourceOptions, sources_of
-from dpd_cli.options import Device, Json, MaxMinutes, Threads, Values, options_of, require_torch, under
-from dpd_cli.terminal import log_to_console, print_json, stage_progress
+from dpd_cli.options import (
+    Device,
+    Json,
+    MaxMinutes,
+    Threads,
+    Values,
+    begin_with_torch,
+    options_of,
+    require_torch,
+    under,
+)
+from dpd_cli.terminal import print_json, stage_progress
 from dpd_neighbours.swimdiff.config import SwimDiff
 from dpd_neighbours.swimdiff.folder import check_new
 from dpd_neighbours.swimdiff.unlabelled import check_images
@@ -92,15 +102,9 @@ def swimdiff_command(
     check_images(sources)
     folder = state or cache_folder("pretrain") / out.resolve().name
     check_cache(folder, "choose another --state")
-    import torch
-
     from dpd_neighbours.swimdiff.features import pretrain_features
-    from dpd_train.compute import use_device
 
-    log_to_console()
-    if threads:
-        torch.set_num_threads(threads)
-    place = use_device(device)
+    place = begin_with_torch(device, threads)
     with stage_progress() as progress:
         bar = progress("encoder without labels")
         made = pretrain_features(sources, out, folder, training, bar, device=place, max_minutes=max_minutes)
