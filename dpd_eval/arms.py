@@ -42,6 +42,7 @@ from dpd_eval.students import (
     count_multiply_adds,
     in_float32,
     load_result,
+    recipe_of,
     save_result,
     soft_labels_hash,
     student_identity,
@@ -101,9 +102,14 @@ class Training:
         return self.parts[0][0].classes
 
     def recipe(self, recipe: Recipe) -> Recipe:
-        """Return `recipe` with the number of steps of this training: equal for all arms of an IPC except `full`."""
+        """Return the student's recipe with the number of steps of this training: equal for all arms of an IPC except
+        `full`.
+
+        Args:
+            recipe: of students that have none of their own.
+        """
         full = self.arm == FULL_ARM
-        return recipe.for_training(self.images if full else self.ipc * len(self.classes), full)
+        return recipe_of(self.student, recipe).for_training(self.images if full else self.ipc * len(self.classes), full)
 
     def key(self, recipe: Recipe, test_hash: str, identity: str) -> str:
         """Return the key under which the result is stored; `identity` is the student's."""

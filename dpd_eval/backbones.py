@@ -1,5 +1,6 @@
 """Networks of transformers on disk as bodies of students: one layer, or all of them, is fitted."""
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -10,16 +11,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from dpd_eval.extractors import stage_statistics
-from dpd_eval.hub import build_hub_student
+from dpd_eval.hub import build_hub_student, find_folder
 from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import expanded
 from dpd_train.config import HUB
 from dpd_train.encoders import Encoder
 from dpd_train.published import Colours, read_colours
 from dpd_train.scene_set import to_float
 
 # -- A transformers image classifier with its own weights as the start of a training.
+
+
+TUNED_SIDE = 96
+"""Side of the images with which all layers are tuned: at 224 px a step takes five times as long."""
 
 
 class Backbone(nn.Module):
@@ -35,6 +39,18 @@ class Backbone(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.model(self.colours(x))
         return logits
+
+    def reduced(self) -> "Backbone":
+        """This network for images of TUNED_SIDE, if it takes them and its own are larger; else as it is."""
+        own = self.colours.side
+        if own is not None and own > TUNED_SIDE:
+            self.colours.side = TUNED_SIDE
+            try:
+                with torch.no_grad():
+                    self.eval()(torch.zeros(2, 3, TUNED_SIDE, TUNED_SIDE))
+            except Exception:  # a transformer takes one size alone, and models of the hub fail in many ways
+                self.colours.side = own
+        return self
 
     def seen(self, x: torch.Tensor) -> torch.Tensor:
         """What the last layer sees of images [B, 3, H, W]: [B, D].
@@ -52,23 +68,23 @@ class Backbone(nn.Module):
             raise InputError("--backbone: its last layer sees more than one vector for an image; use another model")
         return seen[0]
 
-    def fit_last_layer(self, images: Images, labels: Int64) -> None:
-        """Set the last layer to the logistic regression of `labels` [n] on its standardised inputs.
+    def fit_last_layer(self, images: Images, labels: Int64, soft: Float32 | None = None) -> None:
+        """Set the last layer to the logistic regression of `labels` [n], or `soft` [n, C], on its standardised inputs.
 
         Tuning all layers from a random last one would first undo what the others have learned (Kumar et al. 2022,
         2202.10054).
         """
-        fit_last_layer(self.last, features_of(self.eval().seen, images), labels)
+        fit_last_layer(self.last, features_of(self.eval().seen, images), labels, soft)
 
 
-def open_backbone(folder: str, num_classes: int) -> Backbone:
-    """Open a model on this machine, with a new last layer.
+def open_backbone(source: str, num_classes: int) -> Backbone:
+    """Open a model on this machine, by its folder or its id, with a new last layer.
 
     Raises:
         InputError: as `build_hub_student`, or a preprocessor_config.json that cannot be used.
     """
-    model = build_hub_student(f"{HUB}{folder}", num_classes)
-    return Backbone(model, read_colours(expanded(folder), "--backbone"))
+    name = f"{HUB}{source}"
+    return Backbone(build_hub_student(name, num_classes), read_colours(find_folder(name), name))
 
 
 # -- The last layer of a network as a logistic regression on what it sees.
@@ -113,16 +129,21 @@ def fit_last_layer(layer: nn.Linear, features: Float32, labels: Int64, soft: Flo
 # -- A linear probe: one layer behind an encoder that stays as it is, fitted as a logistic regression, by no recipe.
 
 
+KEPT = 4
+"""Sets of images whose features are kept: the test images' would be computed again for each probe of an evaluation."""
+_kept: dict[tuple[str, str], Float32] = {}
+
+
 class Probe(nn.Module):
     """[B, 3, H, W] in [-1, 1] → logits [B, num_classes].
 
     Args:
-        body: images → features [B, width]; it is frozen.
+        body: images → features [B, width]; it is frozen. name: of the body; bodies of one name are equal.
     """
 
-    def __init__(self, body: nn.Module, width: int, num_classes: int) -> None:
+    def __init__(self, body: nn.Module, width: int, num_classes: int, name: str) -> None:
         super().__init__()
-        self.body, self.last = body.eval().requires_grad_(False), nn.Linear(width, num_classes)
+        self.body, self.last, self.name = body.eval().requires_grad_(False), nn.Linear(width, num_classes), name
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.last(self.body(x))
@@ -130,7 +151,22 @@ class Probe(nn.Module):
 
     def fit(self, images: Images, labels: Int64, soft: Float32 | None) -> None:
         """Fit the last layer to images [n, H, W, 3] with labels [n], or with probabilities `soft` [n, num_classes]."""
-        fit_last_layer(self.last, features_of(self.eval().body, images), labels, soft)
+        fit_last_layer(self.last, self._features(images), labels, soft)
+
+    @torch.no_grad()
+    def predict(self, images: Images) -> Int64:
+        """The most likely class [n] of images [n, H, W, 3]."""
+        predicted: Int64 = self.last(torch.from_numpy(self._features(images))).argmax(1).numpy()
+        return predicted
+
+    def _features(self, images: Images) -> Float32:
+        digest = hashlib.sha256(str(images.shape).encode() + np.ascontiguousarray(images).tobytes()).hexdigest()
+        key = self.name, digest
+        found = _kept.pop(key) if key in _kept else features_of(self.body, images)
+        _kept[key] = found  # the one that was used last stands last
+        for oldest in list(_kept)[:-KEPT]:
+            del _kept[oldest]
+        return found
 
 
 class EncoderBody(nn.Module):

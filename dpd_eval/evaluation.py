@@ -36,7 +36,7 @@ from dpd_eval.inputs import (
 )
 from dpd_eval.metrics import SetDetail, SetMetrics
 from dpd_eval.options import EvaluateConfig
-from dpd_eval.pretrained import PROBE, is_pretrained
+from dpd_eval.pretrained import PROBE, TUNE, TUNE_RECIPE, is_pretrained
 from dpd_eval.recipe import Recipe, load_recipe
 from dpd_eval.results import ArmResult, Difference, Evaluation, Goal, Repeats, StudentInfo, is_compared
 from dpd_eval.selection import Look, Seen, find_method
@@ -119,6 +119,9 @@ def evaluate(
         said.append("students computed in float32, as the processor has no instructions for bfloat16")
     if any(name.startswith(PROBE) for name in study.students):
         said.append(f"students {PROBE}… are fitted; recipe and steps are for the others")
+    if any(name.startswith(TUNE) for name in study.students):
+        tuned = load_recipe(TUNE_RECIPE)
+        said.append(f"students {TUNE}… have a recipe of their own: {tuned.steps} steps of {tuned.batch}, all layers")
     said += [method.note for method in seen.values() if method.note is not None]
     outcomes, cached = run_plan(plan, study.inputs.test, study.recipe, config.jobs, folder, progress, str(place))
     arms = summarise(plan, outcomes, cached, study.recipe, real.classes)

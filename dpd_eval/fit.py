@@ -169,9 +169,10 @@ def _train(
     if config.backbone is None:
         return train_student(config.network, images, labels, classes, recipe, config.seed, progress, device=device)
     backbone = open_backbone(config.backbone, classes)
-    backbone.fit_last_layer(images, labels)
     if config.steps == 0:
+        backbone.fit_last_layer(images, labels)
         return backbone
+    backbone.reduced().fit_last_layer(images, labels)
     return train_network(backbone, images, labels, recipe, config.seed, progress, device=device)
 
 

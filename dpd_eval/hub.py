@@ -45,9 +45,11 @@ def build_hub_student(name: str, num_classes: int) -> "nn.Module":
     folder, what = find_folder(name), f"student {name} as an image classifier"
     options = {"num_labels": num_classes, "ignore_mismatched_sizes": True}
     model, missing = partial_model(what, AutoModelForImageClassification, folder, torch.float32, **options)
-    refuse_random(what, [key for key in missing if key.startswith(f"{model.base_model_prefix}.")])
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not linear or linear[-1].out_features != num_classes:
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    last = next(reversed(linear), "")
+    if not linear or linear[last].out_features != num_classes:
         raise InputError(f"{what}: its last layer is not linear; take another model")
-    linear[-1].reset_parameters()
+    new = (f"{last}.weight", f"{last}.bias")  # a model without a head has none
+    refuse_random(what, [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and key not in new])
+    linear[last].reset_parameters()
     return Logits(model)

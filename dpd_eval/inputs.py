@@ -9,7 +9,7 @@ import numpy as np
 
 from dpd_eval.extractor_choice import check_extractor_bands, check_name
 from dpd_eval.options import EvaluateConfig, FitConfig
-from dpd_eval.pretrained import PROBE, check_student
+from dpd_eval.pretrained import PROBE, TUNE, TUNE_RECIPE, check_student
 from dpd_eval.recipe import Recipe, load_recipe
 from dpd_eval.records import check_bands, described
 from dpd_eval.selection import METHODS, check_counts, check_ipc, check_look, find_method
@@ -342,22 +342,16 @@ def count_pairs(inputs: EvaluationInputs, config: EvaluateConfig) -> dict[int, i
 # -- What a fit checks before PyTorch is imported.
 
 
-TUNING_RATE = 1 / 30
-"""Of the recipe's learning rate, for a network that has learned from other images: larger steps would undo that."""
-
-
 def check_fit(distilled: Set, config: FitConfig, own: Scenes | None) -> Recipe:
     """Check everything that needs no image to be opened, and return the recipe.
 
     Raises:
         InputError, DataError: as `fit`.
     """
-    recipe = load_recipe(config.recipe)
-    if config.network.startswith(PROBE):
-        raise InputError(
-            f"--student {config.network}: a probe is for dpd evaluate; leave out {PROBE}, or give --backbone FOLDER "
-            "--steps 0"
-        )
+    recipe = load_recipe(config.recipe or ("quick" if config.backbone is None else TUNE_RECIPE))
+    for way, steps in ((PROBE, " --steps 0"), (TUNE, "")):
+        if config.network.startswith(way):
+            raise InputError(f"--student {config.network}: {way} is for dpd evaluate; give --backbone MODEL{steps}")
     check_student(config.network)
     if distilled.bands:
         raise InputError(
@@ -381,6 +375,4 @@ def check_fit(distilled: Set, config: FitConfig, own: Scenes | None) -> Recipe:
         raise DataError(f"{distilled.root}: has images of {len(distilled.scenes.sizes)} sizes; give --resolution")
     if config.steps is not None:
         recipe = replace(recipe, steps=config.steps or 1, epochs=0, warmup=min(recipe.warmup, max(config.steps - 1, 0)))
-    if config.backbone is not None:
-        recipe = replace(recipe, peak_rate=recipe.peak_rate * TUNING_RATE)
     return recipe

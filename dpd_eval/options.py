@@ -141,11 +141,16 @@ class FitConfig(ImageOptions):
     backbone: str | None = setting(
         None,
         "Model",
-        "Start from this transformers image classifier, a folder on this machine: its last layer is fitted first, then "
-        "all of it is tuned.",
-        "FOLDER",
+        "Start from this published image classifier of transformers or timm on this machine, a folder or a hub id: its "
+        "last layer is fitted first, then all of it is tuned.",
+        "MODEL",
     )
-    recipe: str = setting("quick", "Model", "How the network is trained: quick, paper or the path of a .toml file.")
+    recipe: str | None = setting(
+        None,
+        "Model",
+        "How the network is trained: quick, paper, tune or the path of a .toml file. Default: quick, or tune with "
+        "--backbone.",
+    )
     steps: int | None = setting(
         None, "Running", "Training steps. Default: those of the recipe. With --backbone, 0 fits the last layer alone."
     )

@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 
 # -- Students that begin with an encoder: `NAME:FOLDER` tunes one that was trained without labels, such as
 # `swimdiff:FOLDER`, as `hf:` tunes a transformers model, and `probe:` before either name fits one layer behind it and
-# leaves the encoder as it is.
+# leaves the encoder as it is. `tune:hf:ID_OR_PATH` tunes all layers of a published network as `dpd fit --backbone`
+# does: it sees images enlarged and in its own colours, its last layer is fitted first, and the recipe is its own.
 
 
-PROBE = "probe:"
+PROBE, TUNE, TUNE_RECIPE = "probe:", "tune:", "tune"
 
 
 def is_pretrained(name: str) -> bool:
     """Whether the student begins with weights that have seen other images."""
-    return is_hub(name) or name.startswith(PROBE) or names_encoder(name)
+    return is_hub(name) or name.startswith((PROBE, TUNE)) or names_encoder(name)
 
 
 def check_pretrained(name: str) -> None:
@@ -33,14 +34,21 @@ def check_pretrained(name: str) -> None:
     Raises:
         InputError: nothing of that kind is there.
     """
-    inner = name.removeprefix(PROBE)
+    inner = without_way(name)
     if is_hub(inner):
         find_folder(inner)
+    elif name.startswith(TUNE):
+        raise InputError(f"student {name}: give {TUNE}{HUB}ID_OR_PATH")
     elif names_encoder(inner):
         open_encoder(inner)
     else:
         known = " or ".join(PROBE + there for there in (*offered_encoders(), f"{HUB}ID_OR_PATH"))
         raise InputError(f"student {name}: give {known}")
+
+
+def without_way(name: str) -> str:
+    """The name of what a student begins with, without how it is trained."""
+    return name.removeprefix(TUNE if name.startswith(TUNE) else PROBE)
 
 
 def without_folder(name: str) -> str:
@@ -51,10 +59,10 @@ def without_folder(name: str) -> str:
 
 def pretrained_identity(name: str) -> str:
     """The name with the hash of the weights instead of a folder; results depend on it."""
-    inner = name.removeprefix(PROBE)
+    inner = without_way(name)
     family, colon, _ = inner.partition(":")
     weights = identity(inner) if is_hub(inner) else open_encoder(inner).sha256
-    return (PROBE if name.startswith(PROBE) else "") + family + colon + weights
+    return name.removesuffix(inner) + family + colon + weights
 
 
 def build_pretrained(name: str, num_classes: int) -> "nn.Module":
@@ -68,11 +76,13 @@ def build_pretrained(name: str, num_classes: int) -> "nn.Module":
     from dpd_eval.backbones import EncoderBody, HubBody, Probe, open_backbone
     from dpd_eval.hub import build_hub_student
 
+    if name.startswith(TUNE):
+        return open_backbone(without_way(name).removeprefix(HUB), num_classes).reduced()
     if name.startswith(PROBE):
-        inner = name.removeprefix(PROBE)
-        hub = HubBody(open_backbone(str(find_folder(inner)), num_classes)) if is_hub(inner) else None
+        inner = without_way(name)
+        hub = HubBody(open_backbone(inner.removeprefix(HUB), num_classes)) if is_hub(inner) else None
         body = hub or EncoderBody(open_encoder(inner))
-        return Probe(body, body.width, num_classes)
+        return Probe(body, body.width, num_classes, inner)
     if is_hub(name):
         return build_hub_student(name, num_classes)
     network = open_encoder(name).load().requires_grad_()
@@ -109,7 +119,7 @@ def extension(name: str) -> "Callable[..., nn.Module]":
         encoders = offered_encoders()
         raise InputError(
             f"no student {name!r}: there are {', '.join((*NAMES, *offered, *encoders))} and {HUB}ID_OR_PATH, the last "
-            f"{1 + len(encoders)} also after {PROBE}"
+            f"{1 + len(encoders)} also after {PROBE}, and {TUNE}{HUB}ID_OR_PATH"
         )
     build: Callable[..., nn.Module] = open_door("dpd.students", family)(argument)
     return build

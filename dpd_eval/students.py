@@ -18,18 +18,21 @@ from torch.nn import functional as F
 from dpd_eval import networks as mobilenetv2
 from dpd_eval import networks as resnet
 from dpd_eval import networks as vit
+from dpd_eval.backbones import Probe
 from dpd_eval.extractors import store
 from dpd_eval.networks import ConvNet
 from dpd_eval.pretrained import (
     NAMES,
     PROBE,
+    TUNE,
+    TUNE_RECIPE,
     build_pretrained,
     check_student,
     extension,
     is_pretrained,
     pretrained_identity,
 )
-from dpd_eval.recipe import Recipe
+from dpd_eval.recipe import Recipe, load_recipe
 from dpd_eval.statistics import confusion_matrix
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.errors import InputError
@@ -62,8 +65,9 @@ def build_student(name: str, num_classes: int, seed: int, in_channels: int = 3) 
     """Build a student with new weights that depend on `seed` only. The global generator is not changed.
 
     Args:
-        name: a key of `STUDENTS`; `hf:ID_OR_PATH`, an encoder's `NAME:FOLDER` or `probe:` before one of these, which
-            start from the model's own weights; or a student of another package (`dpd.students`).
+        name: a key of `STUDENTS`; `hf:ID_OR_PATH`, an encoder's `NAME:FOLDER`, `probe:` before one of these or
+            `tune:hf:ID_OR_PATH`, which start from the model's own weights; or a student of another package
+            (`dpd.students`).
         in_channels: bands of the images.
 
     Raises:
@@ -81,6 +85,11 @@ def build_student(name: str, num_classes: int, seed: int, in_channels: int = 3) 
         if "in_channels" not in signature(build).parameters:
             _refuse_bands(name, in_channels)
         return build(num_classes, in_channels=in_channels)
+
+
+def recipe_of(student: str, asked: Recipe) -> Recipe:
+    """The recipe of one student: networks whose layers are all tuned have their own, whatever that of the others."""
+    return load_recipe(TUNE_RECIPE) if student.startswith(TUNE) else asked
 
 
 def _refuse_bands(name: str, in_channels: int) -> None:
@@ -110,7 +119,7 @@ def student_identity(name: str) -> str:
     known = is_pretrained(name)
     parts = [pretrained_identity(name) if known else name, f"transformers {transformers.__version__}"]
     if name.startswith(PROBE):
-        parts += [f"scikit-learn {version('scikit-learn')}"]
+        parts += [f"scikit-learn {version('scikit-learn')}", "predicts in float32"]
     if name not in NAMES and not known:
         parts += [offering_package("dpd.students", name.partition(":")[0])]
     return " ".join(parts)
@@ -294,6 +303,9 @@ def train_student(
     if fit is not None:
         fit(images, labels, soft)
         return model.eval()
+    fit_last_layer: Any = getattr(model, "fit_last_layer", None)
+    if fit_last_layer is not None:
+        fit_last_layer(images, labels, soft)
     return train_network(model, images, labels, recipe, seed, progress, soft, device=device)
 
 
@@ -357,6 +369,8 @@ def train_network(
 
 def predict(model: nn.Module, images: Images, precision: str, batch: int = 256) -> Int64:
     """Predict the most likely class [n] of `images` [n, H, W, C]."""
+    if isinstance(model, Probe):
+        return model.predict(images)
     predictions = []
     with torch.no_grad(), autocast("cpu", enabled=precision == "bf16"):
         for i in range(0, len(images), batch):

@@ -1,6 +1,7 @@
 """A backbone sees what its own processor makes of an image, and its last layer is scikit-learn's regression."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,18 @@ import torch
 pytest.importorskip("transformers")
 from sklearn.linear_model import LogisticRegression
 from torch import nn
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from transformers import (
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
 
-from dpd_eval.backbones import Backbone, features_of, open_backbone
-from dpd_runtime.annotations import Images, Int64
+from dpd_eval.backbones import TUNED_SIDE, Backbone, features_of, open_backbone
+from dpd_eval.recipe import load_recipe
+from dpd_eval.students import build_student, predict, recipe_of, train_student
+from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.errors import InputError
 from dpd_train.published import Colours
 from dpd_train.scene_set import to_float
@@ -57,6 +66,66 @@ def test_images_are_normalised_as_by_the_models_own_processor(tmp_path: Path) ->
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_all_layers_are_tuned_at_a_smaller_side_where_the_model_takes_it(tmp_path: Path) -> None:
+    """Most do, some have one size alone, and small images stay small."""
+    config = ResNetConfig(embedding_size=6, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic", num_labels=5)
+    ResNetForImageClassification(config).save_pretrained(tmp_path / "resnet")
+    ViTImageProcessorPil(size={"height": 128, "width": 128}).save_pretrained(tmp_path / "resnet")
+    for folder, side in {tmp_path / "resnet": TUNED_SIDE, write_vit(tmp_path / "small"): 16}.items():
+        assert open_backbone(str(folder), 3).reduced().colours.side == side
+
+    class OneSize(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(3 * 128 * 128, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.last(x.flatten(1))
+            return logits
+
+    assert Backbone(OneSize(), Colours(128, MEAN, STD)).reduced().colours.side == 128
+
+
+def test_a_tuned_student_has_its_own_recipe_and_a_fitted_last_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = drawn(3)
+    name, quick = f"tune:hf:{write_vit(tmp_path)}", load_recipe("quick")
+    assert (recipe_of(name, quick), recipe_of("convnet", quick)) == (load_recipe("tune"), quick)
+    starts: list[dict[str, torch.Tensor]] = []
+
+    def stopped(model: Backbone, *others: object, **options: object) -> Backbone:
+        starts.append({key: value.clone() for key, value in model.state_dict().items()})
+        return model
+
+    monkeypatch.setattr("dpd_eval.students.train_network", stopped)
+    found = train_student(name, images, labels, 3, quick, seed=0)
+    assert (predict(found, images, "fp32") == labels).all(), "the last layer knows the colours before any step"
+    assert all(parameter.requires_grad for parameter in found.parameters())
+    assert starts[0].keys() == build_student(name, 3, 0).state_dict().keys()
+
+
+def test_a_probe_sees_the_test_images_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its body is frozen, so that each pair's probe sees the same of them."""
+    images, labels = drawn(3)
+    tests, name, calls = images[::2] // 2 + 60, f"probe:hf:{write_vit(tmp_path)}", list[int]()
+
+    def counted(seen: Callable[[torch.Tensor], torch.Tensor], images: Images) -> Float32:
+        calls.append(len(images))
+        return features_of(seen, images)
+
+    monkeypatch.setattr("dpd_eval.backbones.features_of", counted)
+    monkeypatch.setattr("dpd_eval.backbones._kept", {})
+    found = []
+    for rows in (slice(0, None, 3), slice(1, None, 3)):
+        model = train_student(name, images[rows], labels[rows], 3, load_recipe("quick"), seed=0)
+        found.append(predict(model, tests, "bf16"))
+        with torch.no_grad():
+            expected = model(to_float(torch.from_numpy(tests))).argmax(1).numpy()
+        np.testing.assert_array_equal(found[-1], expected)
+    assert calls == [12, 18, 12]
+
+
 def test_smaller_images_are_enlarged_to_the_models_size(tmp_path: Path) -> None:
     backbone = open_backbone(str(write_vit(tmp_path, side=32)), 3).eval()
     seen: list[torch.Size] = []
@@ -95,7 +164,7 @@ def test_without_a_processor_images_stay_as_they_are(tmp_path: Path) -> None:
 def test_a_processor_that_cannot_be_used_is_named(content: bytes, tmp_path: Path) -> None:
     folder = write_vit(tmp_path)
     (folder / "preprocessor_config.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"--backbone: .*preprocessor_config\.json cannot be used"):
+    with pytest.raises(InputError, match=r"hf:.*: .*preprocessor_config\.json cannot be used"):
         open_backbone(str(folder), 3)
 
 

@@ -113,7 +113,7 @@ def test_an_encoder_is_tuned_from_its_weights_with_a_new_last_layer(encoder: Pat
 def test_the_key_of_a_training_has_the_weights_and_no_folder(encoder: Path, vit: Path) -> None:
     for name in (f"swimdiff:{encoder}", f"hf:{vit}"):
         plain, probe = student_identity(name), student_identity(f"probe:{name}")
-        assert probe == f"probe:{plain} scikit-learn {version('scikit-learn')}"
+        assert probe == f"probe:{plain} scikit-learn {version('scikit-learn')} predicts in float32"
         assert str(encoder.parent) not in plain
     before = student_identity(f"swimdiff:{encoder}")
     torch.manual_seed(6)
