@@ -11,7 +11,7 @@ from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, dumps, loads, size_of, write_atomically
 from dpd_runtime.settings import setting
 from dpd_runtime.text import counted, option, shown
-from dpd_train.config import OWN, WATCHERS_HELP  # noqa: TID253 -- loads no PyTorch
+from dpd_train.config import AUTO, HUB, WATCHERS_HELP, extra_watchers  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Asked(Request):
         "Folder of an earlier distillation, whose plan is repeated: the same seed and watchers give the same codes.",
         "<path>",
     )
-    watchers: str = setting(OWN, "Images", WATCHERS_HELP)
+    watchers: str = setting(AUTO, "Images", WATCHERS_HELP)
     codes_only: bool | None = setting(
         None,
         "Images",
@@ -178,6 +178,7 @@ class Distillation:
 
     Args:
         ipc, codes_only: as asked for, or what suits the number of scenes. notes: lines about data and plan.
+        judge: published network that judges beside the student from nothing, as `hf:` names it; None without one.
         idle: seconds that the plan takes on idle cores; None for one that another distillation had.
         opened: the images, if they are open already. They are not stored.
     """
@@ -192,6 +193,7 @@ class Distillation:
     judged_ipc: int
     notes: tuple[str, ...]
     plan: "DistillPlan"
+    judge: str | None = None
     idle: float | None = None
     opened: "Inputs | None" = field(default=None, repr=False, compare=False)
 
@@ -377,10 +379,13 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar, opened: Inputs | Non
     check_base_bands(asked.base, look.bands)
     task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, sum(held.scenes.values()), bool(look.bands))
     _check_codes(task, counts, asked.watchers)
+    watchers, judge, seen = networks_for(task, asked.watchers)
+    asked = replace(asked, watchers=watchers)
     threads, idle = asked.threads or idle_cores(), None
     notes = [*look.remarks(), *scene_remarks(found), *remarks(counts, task)]
     if not asked.quick:
         notes += audit_remarks(held)
+    notes += seen
     for line in notes:
         tell(f"note          {line}")
     of_plan = list[str]()
@@ -395,7 +400,7 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar, opened: Inputs | Non
 
         with bar("measuring") as progress:
             config = training_config(asked, full_plan(1, 1), task.ipc)
-            alone, share = speed_here(config, threads, progress, tell, len(look.bands))
+            alone, share = speed_here(config, threads, progress, tell, len(look.bands), judge)
         speed = alone.beside_others(share)
         usual = QUICK_MINUTES if asked.quick else MINUTES
         plan = make_plan(task, speed, usual) if asked.minutes is None else fitting_plan(task, speed, asked.minutes)
@@ -418,6 +423,7 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar, opened: Inputs | Non
         judged_ipc=task.judged_ipc,
         notes=(*fate, *notes, *of_plan),
         plan=plan,
+        judge=judge,
         idle=idle,
         opened=inputs,
     )
@@ -452,16 +458,35 @@ def _check_data(asked: Asked, folder: Path, inputs: Inputs) -> None:
 
 def _check_codes(task: "Task", counts: Mapping[str, int], watchers: str) -> None:
     """Check that codes can be matched where the options ask for them."""
-    from dpd_train.config import OWN
     from dpd_train.run import LEAST_MATCHED
 
-    asked = "--codes-only" if task.codes_only else f"--watchers {watchers}" if watchers != OWN else None
+    asked = "--codes-only" if task.codes_only else f"--watchers {watchers}" if extra_watchers(watchers) else None
     if asked is not None and not task.matched:
         least = min(counts, key=counts.__getitem__)
         raise DataError(
             f"{asked}: class {least!r} has {counted(task.smallest, 'training image')}, too few for matched codes, "
             f"which need {LEAST_MATCHED}; add some, or leave it out"
         )
+
+
+def networks_for(task: "Task", watchers: str = AUTO) -> tuple[str, str | None, list[str]]:
+    """What `--watchers` means on this machine, the published network that judges, and remarks on them.
+
+    Networks know red, green and blue. In a first look at many images none judges: it would see all of them.
+    """
+    from dpd_distill.plan import SEEN_OFTEN
+    from dpd_train.base_files import public_name
+    from dpd_train.networks_here import judge_of, networks_here, remarks, settled
+
+    networks = () if task.own_vae else networks_here()
+    used = networks if task.matched else ()
+    lines = remarks(used) if watchers == AUTO and task.matched and not task.own_vae else list[str]()
+    watching = settled(watchers, used)
+    judge = judge_of(watching, networks) if not task.quick or task.images <= SEEN_OFTEN else None
+    if judge is not None:
+        seen = " although it watched, as no other is here" if f"{HUB}{judge}" in extra_watchers(watching) else ""
+        lines.append(f"{public_name(judge)} judges the set beside convnet{seen}")
+    return watching, judge, lines
 
 
 def scene_remarks(found: "Counted") -> list[str]:
@@ -611,6 +636,7 @@ def _check_free(out: Path) -> None:
 def _judged(made: Distillation, bundle: "Bundle", stage: Stage) -> "Evaluation":
     from dpd_eval import evaluate
     from dpd_eval.options import EvaluateConfig
+    from dpd_eval.pretrained import PROBE
     from dpd_eval.results import read_results
     from dpd_runtime import generate, write_set
 
@@ -619,7 +645,9 @@ def _judged(made: Distillation, bundle: "Bundle", stage: Stage) -> "Evaluation":
         return read_results(results["evaluation"])
     generation = generate(bundle, ipc=made.judged_ipc, seed=made.asked.seed, provider="cpu")
     write_set(generation, results["set"], stage("generating"))
+    published = () if made.judge is None else (f"{PROBE}{HUB}{made.judge}",)
     config = EvaluateConfig(
+        students=(*EvaluateConfig().students, *published),
         baselines=("random", "full" if made.asked.quick else "herding"),
         metrics=not made.asked.quick,
         ipc=(made.judged_ipc,),

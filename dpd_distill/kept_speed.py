@@ -31,7 +31,12 @@ def share_of_a_core() -> float:
 
 
 def speed_here(
-    config: TrainConfig, threads: int, progress: Progress, tell: Callable[[str], None], bands: int = 0
+    config: TrainConfig,
+    threads: int,
+    progress: Progress,
+    tell: Callable[[str], None],
+    bands: int = 0,
+    judge: str | None = None,
 ) -> tuple[WorkSpeed, float]:
     """The speed of this machine for runs with this config on idle cores, and the share of a core that a thread gets.
 
@@ -39,17 +44,17 @@ def speed_here(
     is less exact.
 
     Args:
-        bands: of images that carry others than RGB; 0 for RGB.
+        bands: of images that carry others than RGB; 0 for RGB. judge: published network that judges the set.
         tell: prints a line before this machine is measured.
     """
-    share, place = share_of_a_core(), _place(config, threads, bands)
+    share, place = share_of_a_core(), _place(config, threads, bands, judge)
     busy = share < IDLE
     if place is not None and (kept := _read(place, busy)) is not None:
         return kept, min(1.0, share)
     tell("measures      a few steps of each kind of work on this machine; the figures are kept for a day")
     from dpd_distill.speed import speed_of
 
-    speed = speed_of(config, threads, progress, bands)
+    speed = speed_of(config, threads, progress, bands, judge)
     if place is not None:
         content = {"measured": time.time(), "busy": busy, "speed": asdict(speed)}
         try:
@@ -60,7 +65,7 @@ def speed_here(
     return speed, min(1.0, share)
 
 
-def _place(config: TrainConfig, threads: int, bands: int) -> Path | None:
+def _place(config: TrainConfig, threads: int, bands: int, judge: str | None) -> Path | None:
     """The file for machines and runs like this one; None without a cache."""
     folder = spare_cache("speed")
     if folder is None:
@@ -71,7 +76,7 @@ def _place(config: TrainConfig, threads: int, bands: int) -> Path | None:
         *(processor(), usable_cores(), threads, GPU.exists(), os.environ.get("CUDA_VISIBLE_DEVICES")),
         *(version("torch"), version("dpd-distill")),
         *(str(base.resolve()) if base.is_dir() else config.base, changed, config.resolution, bands),
-        *(config.watchers, config.batch, config.precision, config.tune),
+        *(config.watchers, judge, config.batch, config.precision, config.tune),
     )
     return folder / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.json"
 

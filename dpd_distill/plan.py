@@ -10,7 +10,7 @@ from dpd_runtime.html import html_table
 from dpd_runtime.remarks import GIVEN_AWAY, SMALL, few_images, network_remarks
 from dpd_runtime.sampler import BLOCK, DEFAULT_SAMPLER
 from dpd_runtime.text import counted
-from dpd_train.config import PUBLISHED_IMAGES, WATCHER_STEPS, TrainConfig  # noqa: TID253 -- loads no PyTorch
+from dpd_train.config import PUBLISHED_IMAGES, PUBLISHED_VIEWS, WATCHER_STEPS, TrainConfig  # noqa: TID253 -- loads no PyTorch
 from dpd_train.run import LEAST_MATCHED, matched_count  # noqa: TID253 -- loads no PyTorch
 
 FIXED_SHARE = 0.6  # of the time that can be allotted; if stages of fixed length would take more, they are shortened
@@ -57,7 +57,7 @@ class WorkSpeed:
         view: one image forward and backward through the teacher.
         call: one latent through the UNet.
         decoded: one code through the VAE's decoder and four watchers, with its gradient.
-        published: one image through each published model that watches.
+        published: one image through each published model that watches. judge: one through the one that judges.
         tuning: one fine-tuning step. decoder: one step of tuning the VAE's decoder, 0 for one that is too
             large for it.
         threads: of PyTorch, from which trainings on one thread are estimated.
@@ -69,6 +69,7 @@ class WorkSpeed:
     tuning: float
     decoder: float
     published: float = 0.0
+    judge: float = 0.0
     threads: int = 1
 
     def beside_others(self, share: float) -> "WorkSpeed":
@@ -365,6 +366,14 @@ def plan_remarks(task: Task, plan: DistillPlan) -> list[str]:
     return []
 
 
+def _probes(plan: DistillPlan, task: Task) -> int:
+    """Images that the judging network sees: those that students are tested on, once in each process, and each arm's."""
+    if task.quick and task.images > SEEN_OFTEN:
+        return 0
+    arms = plan.pairs * task.classes * task.judged_ipc * 2 + (task.images if task.quick else 0)
+    return arms + 2 * task.held
+
+
 def _matching(steps: int, task: Task, speed: WorkSpeed) -> float:
     return steps * task.classes * task.codes * speed.decoded
 
@@ -389,15 +398,18 @@ def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
     }
     if task.matched:
         looked_at = STATISTICS_VIEWS * max(STATISTICS_IMAGES, task.images)
+        shown = min(PUBLISHED_IMAGES * task.classes, task.images)
+        shown *= -(-PUBLISHED_VIEWS // shown)  # whole passes over them
         seconds |= {
             "watchers": WATCHER_VIEWS * plan.watcher_steps / WATCHER_STEPS * view,
             "starting images": 0 if task.own_vae else task.classes * task.codes * GUIDED * speed.call,
-            "statistics": looked_at * view + min(PUBLISHED_IMAGES * task.classes, task.images) * speed.published,
+            "statistics": looked_at * view + shown * speed.published,
             "matching": _matching(plan.matching_steps, task, speed),
         }
     seconds["export and verification"] = (CODES_VIEWS if task.codes_only else EXPORT_VIEWS) * view
     arms = ARMS + (FULL_TIMES - 1 if task.quick and task.images > SEEN_OFTEN else 0)
     trainings = plan.pairs * arms * STUDENT_VIEWS * one_thread / speed.threads
+    trainings += _probes(plan, task) * speed.judge * _together(speed.threads) / speed.threads
     if task.quick:
         return seconds | {"judging": trainings}
     decoded = task.classes * -(-task.codes // BLOCK) * BLOCK

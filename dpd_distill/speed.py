@@ -55,7 +55,11 @@ def step_seconds(train: Callable[[Progress], object]) -> float:
 
 
 def measure_speed(
-    base: Base, config: TrainConfig, device: torch.device, progress: Progress = lambda done, total: None
+    base: Base,
+    config: TrainConfig,
+    device: torch.device,
+    progress: Progress = lambda done, total: None,
+    judge: str | None = None,
 ) -> WorkSpeed:
     """Time a few steps of every kind of work that a run with this base does. Each kind is one step of `progress`.
 
@@ -63,6 +67,7 @@ def measure_speed(
         base: at the run's resolution; it is changed, so it cannot be used afterwards.
         config: for the batch of a fine-tuning step and its precision, whether images carry bands of their own, and
             the published models that watch.
+        judge: published model that judges the set.
     """
     side, bands, generator = base.resolution, int(base.vae.config.in_channels), torch.Generator().manual_seed(0)
     images = 2 * torch.rand((IMAGES, bands, side, side), generator=generator) - 1
@@ -71,6 +76,7 @@ def measure_speed(
     training = ClassifierTraining(steps=STEPS, validate_every=STEPS + 1)
     names = [name for name in extra_watchers(config.watchers) if name.startswith(HUB)]
     published = [open_published(name.removeprefix(HUB), device) for name in names]
+    judges = [] if judge is None else [open_published(judge, device)]
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         place = Path(folder)
         tuned = config.reading.carries or decoder_fits(base, device)
@@ -83,6 +89,7 @@ def measure_speed(
             "call": lambda: _call_seconds(base, latents[: 2 * CODES], device),
             "decoded": lambda: _matching_seconds(base, published, latents[: CLASSES * CODES], images, device, place),
             "published": lambda: _published_seconds(published, images[:CLASSES], device),
+            "judge": lambda: _published_seconds(judges, images[:CLASSES], device),
             "decoder": lambda: _decoder_seconds(base, images, config, device, place) if tuned else 0.0,
             "tuning": lambda: _tuning_seconds(base, latents, labels, config, device, place),
         }
@@ -94,15 +101,17 @@ def measure_speed(
         return WorkSpeed(**seconds, threads=torch.get_num_threads())
 
 
-def speed_of(config: TrainConfig, threads: int, progress: Progress, bands: int = 0) -> WorkSpeed:
+def speed_of(
+    config: TrainConfig, threads: int, progress: Progress, bands: int = 0, judge: str | None = None
+) -> WorkSpeed:
     """Measure this machine for runs with this config.
 
     Args:
-        bands: of images that carry others than RGB; 0 for RGB.
+        bands: of images that carry others than RGB; 0 for RGB. judge: as in `measure_speed`.
     """
     torch.set_num_threads(threads)
     base = fitted(load_base(config.base), config)
-    return measure_speed(with_bands(base, bands) if bands else base, config, use_device("auto"), progress)
+    return measure_speed(with_bands(base, bands) if bands else base, config, use_device("auto"), progress, judge)
 
 
 def _call_seconds(base: Base, latents: torch.Tensor, device: torch.device) -> float:

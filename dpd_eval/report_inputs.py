@@ -43,10 +43,11 @@ from dpd_runtime.set_state import DATASET_NAME, METADATA_NAME, STATE_NAME
 from dpd_runtime.settings import WITHHELD
 from dpd_runtime.text import counted
 from dpd_runtime.trust import PublicKey
-from dpd_train.config import OWN, TrainConfig, names_folders
+from dpd_train.config import OWN, TrainConfig
 from dpd_train.rasters import Rendering, reader, require_rasterio
 from dpd_train.records import RunRecord as RunFile
 from dpd_train.records import convert
+from dpd_train.run import names_folders
 
 # -- Images in the page: contact sheets of each class as data URIs.
 

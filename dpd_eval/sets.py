@@ -52,10 +52,10 @@ class Set:
         return (None if codes == NO_PROTOTYPES else codes) or self.record.bundle_hash or ""
 
     @property
-    def suits_backbones(self) -> bool:
-        """Whether a published network watched its codes; true also for sets of other kinds, and for other folders."""
+    def published_watchers(self) -> tuple[str, ...] | None:
+        """The published networks that watched its codes, as `hf:NAME`; None where its record does not say."""
         watchers = None if self.record is None else self.record.watchers
-        return watchers is None or any(name.startswith(HUB) for name in watchers)
+        return None if watchers is None else tuple(name for name in watchers if name.startswith(HUB))
 
     @cached_property
     def prototypes(self) -> dict[str, int]:

@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpd_runtime.bands import Band
 from dpd_runtime.errors import InputError
-from dpd_runtime.files import expanded
+from dpd_runtime.files import expanded, spare_cache
+from dpd_runtime.machine import usable_memory
 from dpd_runtime.text import counted
 from dpd_train.config import HUB
 
@@ -193,9 +197,51 @@ def _config(name: str, folder: Path, file: str) -> dict[str, Any]:
 # -- Models on this machine, named by a hub id or a folder: nothing is fetched and no pickle is opened.
 
 
+NETWORKS = "DPD_NETWORKS"
+TIMM, OF_TIMM = "timm_wrapper", "pretrained_cfg"  # model type in transformers; what timm's own config has
+CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+CONFIG_BYTES = 1 << 24
+CARD_NAME = "README.md"
+CARD_BYTES = 1 << 16  # of a model card that are read
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 # Files that decide a model's output: weights, sizes, pre-processing, tokenizer, chat template.
 DECISIVE = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model"})
+
+
+def networks_folder() -> Path | None:
+    """DPD_NETWORKS, or dpd/networks in the user's cache; None where the variable is empty or there is no home folder.
+
+    A model in it can be named by its folder's name alone.
+    """
+    named = os.environ.get(NETWORKS)
+    if named is None:
+        return spare_cache("networks")
+    return expanded(named) if named else None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of a model's config.json; empty where there is none that can be read."""
+    try:
+        with (folder / CONFIG_NAME).open("rb") as file:
+            content = json.loads(file.read(CONFIG_BYTES))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def licence_of(folder: Path) -> str | None:
+    """The licence that a model's card names in the lines before its text, or a config of timm; None without either."""
+    try:
+        with (folder / CARD_NAME).open(encoding="utf-8", errors="replace") as card:
+            text = card.read(CARD_BYTES)
+    except OSError:
+        text = ""
+    of_timm = read_config(folder).get(OF_TIMM)
+    said = of_timm.get("license") if isinstance(of_timm, dict) else None
+    found = re.match(r"---\s*\n(?:.*\n)*?license:[ \t]*[\"']?([A-Za-z0-9.+_-]{1,80})", text)
+    if found and "\n---" not in text[: found.end()]:
+        return found[1]
+    return said if isinstance(said, str) else None
 
 
 def find_model(source: str) -> tuple[Path, str]:
@@ -204,11 +250,12 @@ def find_model(source: str) -> tuple[Path, str]:
     transformers gets only folders: given an id, it asks the hub for an adapter in spite of `local_files_only`.
 
     Args:
-        source: a folder (`~` is the home folder), or the id of a repository in the local hub cache.
+        source: a folder (`~` is the home folder), the name of one in `networks_folder`, or the id of a repository in
+            the local hub cache.
 
     Raises:
-        InputError: it is neither (the message has the command that fetches an id), or the folder has no config.json, is
-            an adapter, or lacks weights or has them as a pickle.
+        InputError: it is none (the message has the command that fetches an id), or the folder has no config.json, is
+            an adapter or a model of timm where that is not installed, or lacks weights or has them as a pickle.
     """
     folder = _folder(source)
     return folder, _model_type(folder, source)
@@ -220,6 +267,9 @@ def _folder(source: str) -> Path:
         return folder
     if folder.exists():
         raise InputError(f"{source}: is a file; give the folder of the model, or its id on the hub")
+    networks = networks_folder()
+    if networks is not None and Path(source).name == source and (networks / source).is_dir():
+        return networks / source
     from huggingface_hub.errors import HFValidationError
 
     try:
@@ -260,15 +310,13 @@ def fetch_command(source: str) -> str:
 
 def _model_type(folder: Path, source: str) -> str:
     again = "complete the folder" if expanded(source).is_dir() else f"fetch it again: {fetch_command(source)}"
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        kind, of_timm = config.get("model_type"), "architecture" in config
-    except (OSError, ValueError, AttributeError):
-        kind, of_timm = None, False
-    if kind is None and of_timm:
-        raise InputError(f"{source}: is a model of timm; take one of transformers")
+    config = read_config(folder)
+    of_timm = OF_TIMM in config and config.get("model_type", TIMM) == TIMM
+    if of_timm and find_spec("timm") is None:
+        raise InputError(f"{source}: is a model of timm, which is not installed; pip install timm")
+    kind = TIMM if of_timm else config.get("model_type")
     if kind is None:
-        raise InputError(f"{source}: its config.json is missing or names no model_type; {again}")
+        raise InputError(f"{source}: its {CONFIG_NAME} is missing or names no model_type; {again}")
     if (folder / "adapter_config.json").exists():
         raise InputError(f"{source}: is an adapter for another model; merge the two and give the merged folder")
     absent = [name for name in _weight_files(folder) if not (folder / name).is_file()]
@@ -288,8 +336,6 @@ def image_processor(what: str, folder: Path) -> Any:
     Raises:
         InputError: as `opened`.
     """
-    from importlib.util import find_spec
-
     from transformers import AutoImageProcessor
 
     # transformers 5 calls it a backend; before, unknown names were ignored
@@ -352,14 +398,35 @@ def partial_model(
     """A transformers model from safetensors, and the names of the tensors that its checkpoint lacks: these are random.
 
     Raises:
-        InputError: it cannot be loaded.
+        InputError: it cannot be loaded, or its weights take more than half of the memory.
     """
     options |= {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
+    weights, memory = sum(path.stat().st_size for path in folder.glob("*.safetensors")), usable_memory()
+    if memory is not None and 2 * weights > memory:  # as the file's type may be half as wide
+        raise InputError(
+            f"{what}: its weights are {weights / 1e9:.1f} GB, and this process may use {memory / 1e9:.1f} GB of "
+            "memory; take a smaller model"
+        )
     with quiet():
+        if OF_TIMM in read_config(folder):
+            options["config"] = opened(what, lambda: _config_of_timm(folder, options.pop("num_labels", None)))
         model, report = opened(
             what, lambda: model_class.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
         )
     return model, sorted(report["missing_keys"])
+
+
+def _config_of_timm(folder: Path, num_labels: int | None) -> Any:
+    """The config of a model of timm. Where timm itself saved it, its arguments have the number of classes too, which
+    transformers gives a second time.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    (config.model_args or {}).pop("num_classes", None)
+    if num_labels is not None:
+        config.num_labels = num_labels
+    return config
 
 
 def refuse_random(what: str, missing: list[str]) -> None:
@@ -405,4 +472,4 @@ def _weight_files(folder: Path) -> list[str]:
     try:
         return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return ["model.safetensors"]
+        return [WEIGHTS_NAME]

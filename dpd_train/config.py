@@ -23,12 +23,14 @@ Preset = Literal["quick", "standard", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 DEVICES = ("auto", "cpu", "cuda", "mps")
 WATCHER_STEPS = 600
-OWN, HUB = "own", "hf:"
+AUTO, OWN, HUB = "auto", "own", "hf:"
 PUBLISHED_IMAGES = 300
 """Training images of each class behind the statistics of a published model, which sees them at its own, larger size."""
+PUBLISHED_VIEWS = 3000  # least number of views behind them; own networks, which are cheaper, have more
 WATCHERS_HELP = (
-    "Networks in whose features codes are matched, separated by commas: own, hf:ID_OR_PATH for published image models "
-    "that are already on this machine, and encoders of other packages, such as swimdiff:FOLDER (from dpd swimdiff)."
+    "Networks in whose features codes are matched: auto, which is own and published networks that are on this machine "
+    "(dpd data fetch gets some), or a list with commas of own, hf:ID_OR_PATH for published image models, and encoders "
+    "of other packages, such as swimdiff:FOLDER (from dpd swimdiff)."
 )
 
 LEAST = {
@@ -58,12 +60,15 @@ def recorded_split(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def renamed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options in a record by their present names; older versions had --crop, --segmenter and --prune."""
+    """The options in a record by their present names and with their former defaults.
+
+    Older versions had --crop, --segmenter and --prune, and no networks watched but a run's own.
+    """
     crop, segmenter, prune = (config.get(name) for name in ("crop", "segmenter", "prune"))
     found = f"{crop}:{str(segmenter).replace(',', '+')}" if segmenter else crop
     samples = ",".join(str(part) for part in (found, prune) if part)
     kept = {name: value for name, value in config.items() if name not in ("crop", "segmenter", "prune")}
-    return kept | ({"samples": samples} if samples else {})
+    return {"watchers": OWN} | kept | ({"samples": samples} if samples else {})
 
 
 def repeating_options(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,7 +155,7 @@ class TrainConfig(ImageOptions):
         "Standard deviation of Gaussian noise on each prototype, in standard deviations of a latent value.",
     )
     watchers: str = setting(
-        OWN,
+        AUTO,
         "Prototypes",
         WATCHERS_HELP,
     )
@@ -205,7 +210,7 @@ class TrainConfig(ImageOptions):
                 f"--prototype-noise has no effect on --prototypes {self.prototypes or 'matched'}: take means, centroid "
                 "or pooled"
             )
-        if self.watchers != OWN and self.prototypes not in (None, "matched"):
+        if self.watchers not in (AUTO, OWN) and self.prototypes not in (None, "matched"):
             raise InputError(
                 f"--watchers {self.watchers} has no effect on --prototypes {self.prototypes}: leave it out"
             )
@@ -223,7 +228,7 @@ class TrainConfig(ImageOptions):
     def _check_of_bands(self) -> None:
         """Refuse what knows red, green and blue alone, and what needs a denoiser of the images' latents."""
         usual = {field.name: field.default for field in fields(TrainConfig)}
-        refused = [name for name in OF_RGB if getattr(self, name) != usual[name]]
+        refused = [name for name in OF_RGB if getattr(self, name) not in (usual[name], OWN)]
         refused += ["tune_vae"] if self.tune_vae is False else []
         refused += ["prototypes"] if self.prototypes not in (None, "matched") else []
         if refused:
@@ -325,18 +330,16 @@ def asked_for(preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     return values | {name: value for name, value in given.items() if value is not None}
 
 
-def names_folders(watchers: object) -> bool:
-    """Whether a record's `--watchers` names folders of the machine that wrote it, of which it has the last names."""
-    names = str(watchers).split(",")
-    return any(name != OWN and not (name.startswith(HUB) and "/" in name) for name in names)
-
-
 def extra_watchers(text: str) -> tuple[str, ...]:
     """Read the further ones of `--watchers own,NAME:FOLDER,hf:ID_OR_PATH,...`, as they are written there.
+
+    There are none in `auto`, in whose place a run takes what `networks_here.settled` finds.
 
     Raises:
         InputError: own is missing, a name is unknown, or one stands twice.
     """
+    if text == AUTO:
+        return ()
     names = [part.strip() for part in text.split(",")]
     further = tuple(name for name in names if (name.startswith(HUB) and name != HUB) or names_encoder(name))
     faults = [f"{name!r} is none of them; a path holds no comma" for name in names if name not in (OWN, *further)]
@@ -345,7 +348,9 @@ def extra_watchers(text: str) -> tuple[str, ...]:
         faults.append("own is missing: networks that learned from other labels or none judge no class")
     if faults:
         known = " or ".join((*offered_encoders(), f"{HUB}ID_OR_PATH"))
-        raise InputError(f"--watchers {text!r}: say own and, once each, {known}, as in own,hf:MODEL; {faults[0]}")
+        raise InputError(
+            f"--watchers {text!r}: say auto, or own and, once each, {known}, as in own,hf:MODEL; {faults[0]}"
+        )
     return further
 
 

@@ -177,14 +177,20 @@ def features_of(network: Classifier) -> Features:
 
 @torch.no_grad()
 def measure(
-    features: Features, images: torch.Tensor, labels: torch.Tensor, classes: int, seed: int, device: torch.device
+    features: Features,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    classes: int,
+    seed: int,
+    device: torch.device,
+    views: int = VIEWS,
 ) -> Statistics:
     """Statistics over random views of all images [n, 3, H, W] in [-1, 1] with labels [n].
 
     Args:
-        features: of a network on `device`, where the statistics are returned.
+        features: of a network on `device`, where the statistics are returned. views: at least so many in all.
     """
-    passes = -(-VIEWS // len(images))
+    passes = -(-views // len(images))
     calls = -(-len(images) // VIEWS_PER_CALL)
     found, owners = [], []
     for number in range(passes):

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dpd_runtime.errors import InputError
-from dpd_train.base_files import find_model, first_sentence, image_model
+from dpd_runtime.text import counted
+from dpd_train.base_files import CONFIG_NAME, OF_TIMM, find_model, first_sentence, image_model, read_config
 from dpd_train.compute import autocast
 from dpd_train.config import HUB, extra_watchers
 
@@ -50,7 +51,8 @@ class Colours(nn.Module):
 
 
 def read_colours(folder: Path, what: str) -> Colours:
-    """Read what a processor of transformers does with an image; without its file images stay as they are.
+    """Read what a processor of transformers, or a config of timm, does with an image; without one images stay as they
+    are.
 
     Args:
         what: names the model in messages.
@@ -69,7 +71,23 @@ def read_colours(folder: Path, what: str) -> Colours:
             return Colours(_side(content), *_mean_and_std(content))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{what}: {path} cannot be used ({error}); correct it, or take another model") from None
+    of_timm = read_config(folder).get(OF_TIMM)
+    if isinstance(of_timm, dict):
+        try:
+            return Colours(_side(_as_processor(of_timm)), *_mean_and_std(_as_processor(of_timm)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{what}: {OF_TIMM} in {folder / CONFIG_NAME} cannot be used ({error}); correct it, or take another "
+                "model"
+            ) from None
     return Colours(None, [0.5] * 3, [0.5] * 3)
+
+
+def _as_processor(of_timm: dict[str, Any]) -> dict[str, Any]:
+    """What a processor's file would say of a model of timm, which names channels, height and width."""
+    _, height, width = of_timm["input_size"]
+    size = {"size": {"height": height, "width": width}}
+    return size | {"image_mean": of_timm["mean"], "image_std": of_timm["std"]}
 
 
 def _side(content: dict[str, Any]) -> int | None:
@@ -121,11 +139,18 @@ class PublishedModel:
     def _features(self, images: torch.Tensor) -> torch.Tensor:
         with autocast(images.device):
             out = self.model(pixel_values=self.colours(images), output_hidden_states=True)
-        found = [_places(out.last_hidden_state).mean(1)]
-        for state in _stages(out.hidden_states):
+        states = _stages(out.hidden_states)
+        found = [_places(_channels_first(out.last_hidden_state, states[-1])).mean(1)]
+        for state in states:
             variance, mean = torch.var_mean(_places(state), dim=1, correction=0)
             found += [mean, (variance + FLOOR).sqrt()]
         return torch.cat(found, dim=1)
+
+
+def _channels_first(last: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    """The last layer's map [n, C, h, w]; some models of timm give it as [n, h, w, C], unlike the maps of stages."""
+    turned = last.ndim == state.ndim == 4 and last.shape[1] != state.shape[1] == last.shape[-1]
+    return last.permute(0, 3, 1, 2) if turned else last
 
 
 def _places(state: torch.Tensor) -> torch.Tensor:
@@ -150,12 +175,16 @@ def open_published(source: str, device: torch.device | str = "cpu") -> Published
         source: its folder, or its id in the local hub cache.
 
     Raises:
-        InputError: not on this machine, no safetensors, no file that says how images are shown to it, or a model that
-            gives no layers of an image, or other ones each time.
+        InputError: not on this machine, no safetensors, no file that says how images are shown to it, or a model of
+            other images than RGB, or that gives no layers of an image, or other ones each time.
     """
     folder, _ = find_model(source)
     what = f"hf:{source}"
     model, _ = image_model(what, folder)  # what is pooled is not looked at
+    if (bands := _bands(model.config)) != 3:
+        raise InputError(
+            f"{what}: takes images of {counted(bands, 'band')}, not of red, green and blue; use another model"
+        )
     model = model.requires_grad_(False).to(device)
     found = PublishedModel(model, read_colours(folder, what).to(device))
     try:
@@ -175,6 +204,13 @@ def open_published(source: str, device: torch.device | str = "cpu") -> Published
         fault = "other layers each time" if first.isfinite().all() else "numbers that are not finite"
         raise InputError(f"{what}: gives {fault} for the same image; use another model")
     return found
+
+
+def _bands(config: Any) -> int:
+    """Of the images that a model takes, as its config says; 3 where it does not."""
+    of_timm = getattr(config, OF_TIMM, None)
+    said = of_timm["input_size"][0] if isinstance(of_timm, dict) else getattr(config, "num_channels", 3)
+    return said if type(said) is int else 3
 
 
 def check_published(watchers: str) -> None:

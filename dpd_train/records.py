@@ -40,7 +40,7 @@ class RunRecord(TypedDict, total=False):
             packages say of themselves.
         prototypes: class → prototypes. prototypes_too_near: those that decoded too near to a training image: matched
             codes return to their start, others are left out.
-        watchers: name and weights_sha256 of each further network that watched.
+        watchers: name, weights_sha256 and, if it is known, licence of each further network that watched.
         prototype_privacy: epsilon, delta and noise of --prototype-noise. private_prototypes: whether they show real
             images.
         metrics: accuracies of the classifiers, quality of the VAE, and the losses of the denoiser.

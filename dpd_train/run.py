@@ -21,9 +21,18 @@ from dpd_runtime.files import (
 )
 from dpd_runtime.remarks import SceneSides, network_remarks, other_side, recorded_sides, size_remarks
 from dpd_runtime.text import called, differing, shown
-from dpd_train.base_files import base_folder, base_sides, check_base, find_model, model_hash, public_name
+from dpd_train.base_files import (
+    base_folder,
+    base_sides,
+    check_base,
+    find_model,
+    licence_of,
+    model_hash,
+    networks_folder,
+    public_name,
+)
 from dpd_train.captioners import check_captioner_source
-from dpd_train.config import HUB, OWN, WATCHER_STEPS, TrainConfig, extra_watchers, renamed
+from dpd_train.config import AUTO, HUB, OWN, WATCHER_STEPS, TrainConfig, extra_watchers, renamed
 from dpd_train.doors import open_named
 from dpd_train.encoders import open_encoder
 from dpd_train.rasters import require_rasterio
@@ -119,16 +128,34 @@ def recorded(config: TrainConfig) -> dict[str, Any]:
 
     What came later is left out at its default, so that older records compare equal.
     """
-    later = {"watchers": OWN, "watcher_steps": WATCHER_STEPS, "allow_outside": False, "samples": None}
+    later = {"watcher_steps": WATCHER_STEPS, "allow_outside": False, "samples": None}
     values = asdict(config) | {"watchers": placed_watchers(config.watchers)}
     return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
 
 def placed_watchers(watchers: str) -> str:
-    """The value of `--watchers` with absolute paths; the default has none."""
-    if watchers == OWN:
-        return OWN
+    """The value of `--watchers` with absolute paths."""
+    if watchers == AUTO:
+        return AUTO
     return ",".join([OWN, *map(_absolute, extra_watchers(watchers))])
+
+
+def names_folders(watchers: object) -> bool:
+    """Whether a record's `--watchers` names folders of the machine that wrote it, of which it has the last names."""
+    return bool(_folders(watchers))
+
+
+def found_by_name(watchers: object) -> bool:
+    """Whether the folders that a record's `--watchers` names are networks in this machine's folder of networks."""
+    here = networks_folder()
+    return here is not None and all(
+        name.startswith(HUB) and (here / name.removeprefix(HUB)).is_dir() for name in _folders(watchers)
+    )
+
+
+def _folders(watchers: object) -> list[str]:
+    names = str(watchers).split(",")
+    return [name for name in names if name not in (AUTO, OWN) and not (name.startswith(HUB) and "/" in name)]
 
 
 def _absolute(watcher: str) -> str:
@@ -139,13 +166,12 @@ def _absolute(watcher: str) -> str:
 
 
 def further_watchers(config: TrainConfig) -> list[dict[str, str]]:
-    """Name and hash of each further watcher.
+    """Name, hash and, if it is known, licence of each further watcher.
 
     Raises:
         InputError: as `open_encoder` and `find_model`.
     """
-    names = () if config.watchers == OWN else extra_watchers(config.watchers)
-    return [_hashed(name) for name in names]
+    return [_hashed(name) for name in extra_watchers(config.watchers)]
 
 
 def stored_watchers(out: Path) -> list[dict[str, str]]:
@@ -157,7 +183,9 @@ def _hashed(watcher: str) -> dict[str, str]:
     if watcher.startswith(HUB):
         source = watcher.removeprefix(HUB)
         folder, _ = find_model(source)
-        return {"name": public_name(source), "weights_sha256": model_hash(folder)}
+        licence = licence_of(folder)
+        known = {} if licence is None else {"licence": licence}
+        return {"name": public_name(source), "weights_sha256": model_hash(folder), **known}
     encoder = open_encoder(watcher)
     return {"name": encoder.name, "weights_sha256": encoder.sha256}
 
@@ -219,8 +247,7 @@ def check_inputs(
     side = check_base_at(config.base, config.resolution)
     weights = (base_folder(config.base) / "unet").glob("*.safetensors")
     check_writable(out, room=min((path.stat().st_size for path in weights), default=0))
-    if config.watchers != OWN:
-        _check_watchers(extra_watchers(placed_watchers(config.watchers)), side)
+    _check_watchers(extra_watchers(placed_watchers(config.watchers)), side)
     reading = config.reading
     if not reading.plain:
         require_rasterio()
@@ -256,6 +283,9 @@ def check_base_at(base: str, resolution: int | None) -> int | None:
 
 def _check_watchers(names: Sequence[str], side: int | None) -> None:
     """Check that further watchers are there, and encoders for images of this size; None where it is not known yet."""
+    published = [public_name(name.removeprefix(HUB)) for name in names if name.startswith(HUB)]
+    if twice := next((name for name in published if published.count(name) > 1), None):
+        raise InputError(f"--watchers: two networks are called {twice}, and a set names them so; rename a folder")
     for name in names:
         if name.startswith(HUB):
             try:

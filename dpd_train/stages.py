@@ -33,7 +33,7 @@ from dpd_train.bases import (
 from dpd_train.captions import PromptTable, aggregate_prompts, caption_table, embed
 from dpd_train.classifiers import ClassifierTraining, Labelled, evenly, trained_classifier
 from dpd_train.compute import placed
-from dpd_train.config import HUB, OWN, PUBLISHED_IMAGES, TrainConfig, extra_watchers
+from dpd_train.config import HUB, PUBLISHED_IMAGES, PUBLISHED_VIEWS, TrainConfig, extra_watchers
 from dpd_train.context import (
     Classifiers,
     MadePrototypes,
@@ -50,6 +50,7 @@ from dpd_train.denoiser import ConsistencyClassifier, LatentData, real_floors, w
 from dpd_train.doors import OtherTuning
 from dpd_train.encoders import open_encoder
 from dpd_train.matching import (
+    VIEWS,
     Features,
     Matching,
     See,
@@ -371,7 +372,7 @@ def with_prototype_kind(config: TrainConfig, base: Base, data: RunData, device: 
                 f"decoders below {DECODER_LIMIT / 1e6:.0f} M parameters; use pooled, or --device cuda"
             )
     except (DataError, InputError) as error:
-        if config.prototypes == "matched" or config.watchers != OWN:
+        if config.prototypes == "matched" or extra_watchers(config.watchers):
             raise
         log.warning("prototypes are pooled: %s", str(error).partition(";")[0])
         return replace(config, prototypes="pooled")
@@ -522,8 +523,8 @@ def _watchers(run: Training, train: Labelled) -> list[Watcher]:
     further = extra_watchers(run.config.watchers)
     watchers: list[Watcher] = []
 
-    def add(features: Features, see: See, images: Labelled, *, extra: bool) -> None:
-        statistics = measure(features, *images, count, view_seed(run.config.seed, len(watchers)), device)
+    def add(features: Features, see: See, images: Labelled, views: int = VIEWS, *, extra: bool) -> None:
+        statistics = measure(features, *images, count, view_seed(run.config.seed, len(watchers)), device, views)
         watchers.append(Watcher(see, statistics, extra))
         progress(len(watchers), len(own) + len(further))
 
@@ -532,7 +533,7 @@ def _watchers(run: Training, train: Labelled) -> list[Watcher]:
         add(features_of(network), seeing(network, logits=logits), train, extra=False)
     for name in further:
         features, images = _further(name, train, run)
-        add(features, seeing_only(features), images, extra=True)
+        add(features, seeing_only(features), images, PUBLISHED_VIEWS if name.startswith(HUB) else VIEWS, extra=True)
     return watchers
 
 

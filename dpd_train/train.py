@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from dpd_train.base_files import check_base_bands
 from dpd_train.bases import Base, load_base
 from dpd_train.captioners import check_captioner
 from dpd_train.compute import Deadline, TimeUp
-from dpd_train.config import TrainConfig, for_bands
+from dpd_train.config import AUTO, OWN, TrainConfig, for_bands
 from dpd_train.context import (
     Classifiers,
     RunData,
@@ -34,6 +34,7 @@ from dpd_train.context import (
 )
 from dpd_train.distributed import ALONE, Team, Word
 from dpd_train.doors import OtherTuning
+from dpd_train.networks_here import networks_here, remarks, settled
 from dpd_train.published import check_published
 from dpd_train.records import RunRecord
 from dpd_train.run import check_inputs, match_config
@@ -143,7 +144,7 @@ def _open(
     check_base_bands(config.base, run_data.train.bands)
     if run_data.train.bands:
         config = for_bands(config)
-    config = with_prototype_kind(config, base, run_data, device)
+    config = _with_watchers(with_prototype_kind(config, base, run_data, device))
     if not run_data.train.bands:  # others leave as codes alone
         different = dict(zip(run_data.train.classes, map(len, rows_by_class(run_data.train)), strict=True))
         for line in network_remarks(different, matched=config.prototypes == "matched"):
@@ -158,6 +159,24 @@ def _open(
         of_data = of_data | {"samples": fingerprint(run_data.train)["sha256"]}
     match_config(out, config, of_data, scenes.root, cache)
     return base, run_data, config
+
+
+def _with_watchers(config: TrainConfig) -> TrainConfig:
+    """The config with what `--watchers auto` means here: published networks watch where codes are matched to RGB.
+
+    Raises:
+        InputError: as `open_published`, of a network that was found.
+    """
+    if config.watchers != AUTO:
+        return config
+    if config.prototypes != "matched" or config.reading.carries:
+        return replace(config, watchers=OWN)
+    found = networks_here()
+    for line in remarks(found):
+        log.info(line)
+    config = replace(config, watchers=settled(AUTO, found))
+    check_published(config.watchers)
+    return config
 
 
 def _check_machine(

@@ -19,6 +19,8 @@ if WORKER:
     os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", str(min(4, _CORES)))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["DPD_NETWORKS"] = ""  # published networks of this machine would watch in every test
+os.environ["HF_HUB_CACHE"] = "/nonexistent/hub"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # under nohup; processes of the tests would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

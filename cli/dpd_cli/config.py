@@ -210,7 +210,8 @@ def _of_run(path: Path, content: dict[str, Any], config: dict[str, Any]) -> dict
     Raises:
         InputError: a run together with other sites, or values that no run has.
     """
-    from dpd_train.config import OWN, names_folders, renamed, repeating_options
+    from dpd_train.config import OWN, renamed, repeating_options
+    from dpd_train.run import found_by_name, names_folders
 
     if content.get("federated"):
         raise InputError(f"{OPTION} {path}: this run was made together with other sites; give the options instead")
@@ -218,6 +219,7 @@ def _of_run(path: Path, content: dict[str, Any], config: dict[str, Any]) -> dict
         repeated = repeating_options(config)
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{OPTION} {path}: {error}, so the record was changed; give the options instead") from None
-    local = names_folders(repeated.get("watchers", OWN))
+    watchers = repeated.get("watchers", OWN)
+    local = names_folders(watchers) and not found_by_name(watchers)
     unknown = {name: value for name, value in renamed(config).items() if name not in filled_options("train")}
     return unknown | repeated | ({"watchers": WITHHELD} if local else {})

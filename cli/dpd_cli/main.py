@@ -54,7 +54,7 @@ app = typer.Typer(
 )
 PANELS = {
     "The first hour": "check distill info generate evaluate fit predict",
-    "Make a bundle": "train export engines audit pretrain demo",
+    "Make a bundle": "data train export engines audit pretrain demo",
     "Sign and encrypt": "keygen sign encrypt decrypt",
     "Use a bundle": "verify bench doctor",
     "Compare": "select report",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from dpd_cli.commands.audit import audit_command
 from dpd_cli.commands.check import check_command
+from dpd_cli.commands.data import data_command
 from dpd_cli.commands.demo import demo_command
 from dpd_cli.commands.distill import distill_command
 from dpd_cli.commands.engines import engines_command
@@ -27,5 +28,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "select": select_command,
     "report": report_command,
     "demo": demo_command,
+    "data": data_command,
     "pretrain": pretrain_command,
 }

@@ -353,7 +353,8 @@ def training_section(content: CardContent) -> str:
 
 
 def _watcher(watcher: Record) -> str:
-    return f"{line(watcher['name'])}, weights {watcher['weights_sha256'][:12]}…"
+    licence = f", licence {line(watcher['licence'])}" if "licence" in watcher else ""
+    return f"{line(watcher['name'])}, weights {watcher['weights_sha256'][:12]}…{licence}"
 
 
 def base_section(content: CardContent) -> str:

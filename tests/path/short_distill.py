@@ -31,6 +31,7 @@ from dpd_private import codes as private_codes
 from dpd_private import command as private_command
 from dpd_private.release import Release, read_release, release
 from dpd_train import loop, matching
+from dpd_train import stages as run_stages
 
 load_recipe, own_extractor = evaluation.load_recipe, own.own_extractor
 
@@ -72,7 +73,7 @@ def shorten() -> None:
     plan.full_plan = lambda *steps: plan.shortened(replace(usual(*steps), watcher_steps=2), 0.004)
     plan.SHORTEST_WATCHERS = 2
     plan.MOST_TUNING = plan.MOST_MATCHING = plan.LEAST_MATCHING = plan.SMALL_MATCHING = 6
-    plan.AUDIT_IMAGES, matching.VIEWS = 20, 100
+    plan.AUDIT_IMAGES, matching.VIEWS, run_stages.PUBLISHED_VIEWS = 20, 100, 100
     matching.CHECKPOINT_SECONDS = loop.CHECKPOINT_SECONDS = 0.0
     evaluation.load_recipe = lambda name: replace(load_recipe(name), steps=3, full_steps=0, warmup=1, batch=8)
     stages._recipe = lambda made: evaluation.load_recipe("quick")

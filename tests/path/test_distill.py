@@ -71,16 +71,23 @@ def test_a_killed_distillation_continues(folder: Path, process_environment: dict
 def test_a_quick_look_compares_one_pair_of_students_and_is_not_audited(
     folder: Path, process_environment: dict[str, str]
 ) -> None:
-    eyes = saved(folder / "eyes", resnet)
-    given = ("--base", base_of(folder), "--ipc", "2", "--quick", "--threads", "1", "--watchers", "own,hf:eyes")
-    done = dpd(folder, process_environment, "scenes", "--out", "look.dpd", *given)
+    """A published network that is found watches, and judges where no other one is there."""
+    eyes = saved(folder / "networks" / "eyes", resnet)
+    (eyes / "README.md").write_text("---\nlicense: mit\n---\n")
+    given = ("--base", base_of(folder), "--ipc", "2", "--quick", "--threads", "1")
+    environment = process_environment | {"DPD_NETWORKS": str(folder / "networks")}
+    done = dpd(folder, environment, "scenes", "--out", "look.dpd", *given)
     assert done.returncode == 0, done.stderr
     said = "note          a quick look: stages are short, one pair of students is compared, and nothing is audited"
     assert said in done.stderr
     assert done.stderr.index("data          132 training images of 6 classes") < done.stderr.index(said)
+    assert "note          hf:eyes watches beside own networks; --watchers own leaves that out" in done.stderr
+    assert "note          hf:eyes judges the set beside convnet although it watched" in done.stderr
     assert "quick look    not audited" in done.stdout
     for arm in ("the set, 2 images per class", "2 real images per class, drawn at random", "all real images"):
-        assert re.search(rf"^  students on {arm} +\d+\.\d %$", done.stdout, re.MULTILINE), done.stdout
+        assert len(re.findall(rf"^    {arm} +\d+\.\d %$", done.stdout, re.MULTILINE)) == 2, done.stdout
+    students = [line for line in done.stdout.splitlines() if line.endswith("trained on")]
+    assert students == ["  convnet from nothing, trained on", "  eyes, whose last layer is fitted, trained on"]
     result = json.loads((folder / "look-run" / "result.json").read_text())
     assert set(result["planned"]) == set(result["spent"])
     assert result["spent"]["judging"] > 0
@@ -89,7 +96,8 @@ def test_a_quick_look_compares_one_pair_of_students_and_is_not_audited(
     assert (made.audit, made.codes_only) == ("unaudited", True)
     assert (folder / "look-run" / "set" / "contact_sheet.png").is_file()
     run = json.loads((folder / "look-run" / "training" / "run.json").read_text())
-    assert run["watchers"] == [{"name": "hf:eyes", "weights_sha256": model_hash(eyes)}]
+    assert run["watchers"] == [{"name": "hf:eyes", "weights_sha256": model_hash(eyes), "licence": "mit"}]
+    assert run["config"]["watchers"] == "own,hf:eyes"
     again = run_dpd(["report", "look-run", "--out", "again.html"], process_environment, folder)
     assert again.returncode == 0, again.stderr
     assert (folder / "again.html").read_bytes() == (folder / "look-run" / "report.html").read_bytes()

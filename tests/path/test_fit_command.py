@@ -103,7 +103,7 @@ def test_without_own_images_the_set_itself_is_measured(folder: Path, process_env
         (("set", "--own", "others"), "--own others: its classes are not those of set, first B"),
         (("set", "--bands", "1"), "are for --own images; give some"),
         (("set", "--student", "alexnet"), "no student 'alexnet'"),
-        (("set", "--student", "probe:swimdiff:enc"), "a probe is for dpd evaluate"),
+        (("set", "--student", "probe:swimdiff:enc"), "probe: is for dpd evaluate; give --backbone MODEL --steps 0"),
         (("set", "--out", "own"), "--out own exists; choose another --out"),
         (("set", "--out", "own", "--overwrite"), "own is not a classifier that dpd fit wrote"),
         (("set", "--out", "link", "--overwrite"), "--out link is a link; give the folder itself"),

@@ -139,13 +139,16 @@ def test_networks_that_watched_are_named_at_the_site(matched: Path, tmp_path: Pa
     shutil.copytree(matched / "run", tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert "watchers" not in record
-    seen = [{"name": "hf:eyes", "weights_sha256": "0123456789ab" + "0" * 52}]
+    seen = [{"name": "hf:eyes", "weights_sha256": "0123456789ab" + "0" * 52, "licence": "mit"}]
     (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"watchers": seen}))
     export_run(tmp_path / "run", tmp_path / "seen.dpd", ExportOptions(precision="fp32", codes_only=True))
     with zipfile.ZipFile(tmp_path / "seen.dpd") as archive:
-        assert "| network that watched | hf:eyes, weights 0123456789ab… |" in archive.read("MODEL_CARD.md").decode()
+        assert (
+            "| network that watched | hf:eyes, weights 0123456789ab…, licence mit |"
+            in archive.read("MODEL_CARD.md").decode()
+        )
     for bundle, names in ((tmp_path / "seen.dpd", ["hf:eyes"]), (matched / "codes.dpd", [])):
         out = tmp_path / bundle.stem
         write_set(generate(load_bundle(bundle), ipc=1, provider="cpu"), out)
         assert json.loads((out / "dataset.json").read_text())["watchers"] == names
-        assert open_set(out).suits_backbones == bool(names)
+        assert open_set(out).published_watchers == tuple(names)

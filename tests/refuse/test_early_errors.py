@@ -75,6 +75,8 @@ EARLY = [
     ("bench BUNDLE --blocks 0", "blocks is 0: it must be 1"),
     ("doctor nothere", "nothere: no such bundle"),
     ("doctor --best", "no such option --best"),
+    ("data get", "there is only dpd data fetch"),
+    ("data fetch resnet --out new", "no network 'resnet': there are efficientnet-lite0"),
     ("demo --out notes.txt/new", "notes.txt: is a file, where a folder must be"),
     ("demo --out new --seed -1", "'--seed'"),
     ("fit nothere --out new", "nothere: no such folder"),

@@ -54,7 +54,7 @@ def check_command(
     values = given_values(given, ImageOptions, data)
     options = ImageOptions(**values)
     require_torch("train", "eval", *extras_of(options.reading, data))
-    from dpd_distill.distillation import audit_remarks, scene_remarks
+    from dpd_distill.distillation import audit_remarks, networks_for, scene_remarks
     from dpd_distill.kept_speed import speed_here
     from dpd_distill.plan import MINUTES, QUICK_MINUTES, make_plan, on_idle_cores, remarks, task_of
     from dpd_runtime.machine import idle_cores, usable_cores
@@ -95,12 +95,15 @@ def check_command(
     if options.reading.carries:
         check_matched_counts(counts, carried=True)
     task = task_of(counts, held=sum(held.scenes.values()), own_vae=bool(look.bands))
-    notes = [*scene_remarks(found), *remarks(counts, task), *audit_remarks(held)]
+    watchers, judge, seen = networks_for(task)
+    notes = [*scene_remarks(found), *remarks(counts, task), *audit_remarks(held), *seen]
     say(*(f"note          {line}" for line in notes))
-    config = TrainConfig(base=base, ipc=task.ipc, steps=1, resolution=resolution, **options.image_options)
+    config = TrainConfig(
+        base=base, ipc=task.ipc, steps=1, resolution=resolution, watchers=watchers, **options.image_options
+    )
     threads = threads or idle_cores()
     with progress_bar("measuring") as progress:
-        alone, share = speed_here(config, threads, progress, say, len(look.bands))
+        alone, share = speed_here(config, threads, progress, say, len(look.bands), judge)
     speed = alone.beside_others(share)
     plans = {
         "usual": make_plan(task, speed, MINUTES),

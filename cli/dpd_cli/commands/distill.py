@@ -142,6 +142,7 @@ def _begun(data: Path | None, out: Path, asked: dict[str, Any], tell: "Tell") ->
             raise InputError(f"--{min(useless)} has no effect with --plan, whose run decides it: leave it out")
         repeated = read_distillation(Path(request.plan))
         same = {name: getattr(repeated, name) for name in ("ipc", "codes_only", "threads") if name not in asked}
+        same |= {"watchers": repeated.asked.watchers} if "watchers" not in asked else {}
         request = replace(request, quick=repeated.asked.quick, **same)
     planned = begin(request, tell, progress_bar)
     log_briefly()  # only now: the steps that measure this machine are no news
@@ -185,11 +186,15 @@ def _plan_facts(distillation: "Distillation") -> dict[str, Any]:
 def _print(result: dict[str, Any], out: Path) -> None:
     judged, quick = result["judged"], result["verdict"] == "unaudited"
     print(f"bundle        {out}  {result['bytes'] / 1e6:.1f} MB, {result['prototypes']} prototypes")
-    for arm in judged["arms"] if judged else ():  # 0.2.0 judged no first look
-        spread = "" if arm["oa_std"] is None else f" ± {100 * arm['oa_std']:.1f}"
-        each = {"images": counted(arm["ipc"], "image"), "real": counted(arm["ipc"], "real image")}
-        what = ARMS.get(arm["arm"], arm["arm"]).format(**each)
-        print(f"  students on {what:<44} {100 * arm['oa_mean']:.1f} %{spread}")
+    rows = judged["arms"] if judged else []  # 0.2.0 judged no first look
+    for student in dict.fromkeys(arm["student"] for arm in rows):
+        own = [arm for arm in rows if arm["student"] == student]
+        print(f"  {_student(student)}, trained on")
+        for arm in own:
+            spread = "" if arm["oa_std"] is None else f" ± {100 * arm['oa_std']:.1f}"
+            each = {"images": counted(arm["ipc"], "image"), "real": counted(arm["ipc"], "real image")}
+            what = ARMS.get(arm["arm"], arm["arm"]).format(**each)
+            print(f"    {what:<52} {100 * arm['oa_mean']:.1f} %{spread}")
     if judged:
         print(f"  of {counted(judged['test_images'], 'validation image')}, which no training has seen")
     if quick:
@@ -203,7 +208,7 @@ def _print(result: dict[str, Any], out: Path) -> None:
         low, high = row["difference"]["low"], row["difference"]["high"]
         ends = "" if low is None else f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f} points"
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f} × "
-        print(f"  the set is worth {ratio}{row['reference']}{ends}")
+        print(f"  {_student(row['student'])}: the set is worth {ratio}{row['reference']}{ends}")
     print(f"audit         {result['verdict']}")
     for reason in (*result.get("summary", ()), *result["reasons"]):
         print(f"              {reason}")
@@ -211,6 +216,12 @@ def _print(result: dict[str, Any], out: Path) -> None:
     if result["verdict"] == "FAIL":
         return
     print_signing(out, judged["arms"][0]["ipc"])
+
+
+def _student(name: str) -> str:
+    """A student in words: one from nothing, or a published network whose last layer is fitted."""
+    family, _, place = name.partition(":hf:")
+    return f"{Path(place).name}, whose last layer is fitted" if family == "probe" else f"{name} from nothing"
 
 
 def _print_times(result: dict[str, Any]) -> None:

@@ -64,18 +64,31 @@ def fit_command(
 
     from dpd_distill.fitting import fit_classifier
 
-    if config.backbone is not None and not made.suits_backbones:
-        print(
-            f"warning     no published network watched the codes of {distilled}: a backbone learns little from them. "
-            "Where the bundle is made: dpd distill --watchers own,hf:MODEL",
-            file=sys.stderr,
-        )
+    if config.backbone is not None and (line := _hint(config.backbone, distilled, made.published_watchers)):
+        print(line, file=sys.stderr)
     started = time.monotonic()
     if threads:
         torch.set_num_threads(threads)
     with progress_bar("training the classifier") as progress:
         record = fit_classifier(made, out, config, own=mine, device=device, overwrite=overwrite, progress=progress)
     _print(out, record, own, time.monotonic() - started, json_output)
+
+
+def _hint(backbone: str, distilled: Path, watched: tuple[str, ...] | None) -> str | None:
+    """A line where the backbone is no network that watched the codes; None where it is, or nothing is known."""
+    from dpd_train.base_files import public_name
+
+    if watched == ():
+        return (
+            f"warning     no published network watched the codes of {distilled}: a backbone learns little from them. "
+            "Where the bundle is made: dpd data fetch, or dpd distill --watchers own,hf:MODEL"
+        )
+    if watched is None or public_name(backbone) in watched:
+        return None
+    return (
+        f"note        {' and '.join(watched)} watched the codes of {distilled}, and not {public_name(backbone)}: a "
+        "network of another family learns less from them"
+    )
 
 
 def _print(out: Path, record: "ClassifierRecord", own: Path | None, seconds: float, json_output: bool) -> None:

@@ -330,7 +330,7 @@ def test_a_tiny_base_is_measured_by_training_steps_alone(
     folder = tmp_path_factory.mktemp("base")
     with caplog.at_level("INFO", "dpd_train.denoiser"):
         speed = measure_speed(load_base(str(tiny_base(folder))), CONFIG, torch.device("cpu"))
-    assert all(0 < value < 10 for name, value in asdict(speed).items() if name != "published")
+    assert all(0 < value < 10 for name, value in asdict(speed).items() if name not in ("published", "judge"))
     assert speed.published == 0
     assert len(caplog.records) == 1, "a validation after each step made fine-tuning seem 2.4 times as slow"
 
@@ -403,7 +403,7 @@ def test_a_published_model_is_timed_and_counted_where_it_watches(tmp_path: Path)
     config = replace(CONFIG, watchers=f"own,hf:{saved(tmp_path / 'eyes', resnet)}", prototypes="matched")
     speed = measure_speed(load_base(str(tiny_base(tmp_path))), config, torch.device("cpu"))
     assert 0 < speed.published < 10
-    for images, seen in ((1170, 1170), (5000, 3000)):
+    for images, seen in ((1170, 3 * 1170), (5000, 3000)):  # 3,000 views at least, in whole passes
         task = replace(AID, images=images)
         plain, watched = (
             estimated(full_plan(), task, replace(TWO_CORES, published=value)).seconds for value in (0.0, 0.05)

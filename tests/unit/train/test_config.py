@@ -120,4 +120,6 @@ def test_unknown_preset_is_refused() -> None:
     ],
 )
 def test_options_of_older_records_have_their_present_names(old: dict[str, Any], samples: str | None) -> None:
-    assert renamed({"ipc": 3, **old}) == {"ipc": 3} | ({} if samples is None else {"samples": samples})
+    assert renamed({"ipc": 3, **old}) == {"watchers": "own", "ipc": 3} | (
+        {} if samples is None else {"samples": samples}
+    )

@@ -43,8 +43,9 @@ SIDE = 32
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
 
 
-def resnet() -> PreTrainedModel:
+def resnet(bands: int = 3) -> PreTrainedModel:
     shape = {"embedding_size": 6, "hidden_sizes": [8, 12], "depths": [1, 2], "layer_type": "basic"}
+    shape |= {"num_channels": bands}
     return ResNetForImageClassification(ResNetConfig(**shape, num_labels=7))
 
 
@@ -135,10 +136,50 @@ def test_what_cannot_watch_is_refused(tmp_path: Path) -> None:
         open_published(str(bare))
     with pytest.raises(InputError, match="broken: gives numbers that are not finite for the same image"):
         open_published(str(saved(tmp_path / "broken", broken)))
-    (tmp_path / "timm").mkdir()
-    (tmp_path / "timm" / "config.json").write_text(json.dumps({"architecture": "resnet18"}))
-    with pytest.raises(InputError, match="timm: is a model of timm; take one of transformers"):
-        open_published(str(tmp_path / "timm"))
+    deep = saved(tmp_path / "deep", resnet)
+    config = json.loads((deep / "config.json").read_text())
+    (deep / "config.json").write_text(json.dumps(config | {"num_channels": 13}))
+    with pytest.raises(InputError, match="deep"):  # its weights are of three
+        open_published(str(deep))
+    bands = saved(tmp_path / "bands", lambda: resnet(13))
+    with pytest.raises(InputError, match="bands: takes images of 13 bands, not of red, green and blue"):
+        open_published(str(bands))
+
+
+def test_weights_that_do_not_fit_into_the_memory_are_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved(tmp_path / "eyes", resnet)
+    size = (folder / "model.safetensors").stat().st_size
+    monkeypatch.setattr("dpd_train.base_files.usable_memory", lambda: 2 * size)
+    open_published(str(folder))
+    monkeypatch.setattr("dpd_train.base_files.usable_memory", lambda: 2 * size - 1)
+    with pytest.raises(InputError, match=r"eyes: its weights are .* GB of memory; take a smaller model"):
+        open_published(str(folder))
+
+
+@pytest.mark.parametrize("architecture", ["resnet10t", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_a_model_of_timm_watches(architecture: str, tmp_path: Path) -> None:
+    """In its own colours, which are in its config; of some, the last map has its channels last."""
+    timm = pytest.importorskip("timm")
+    from timm.models import save_for_hf
+
+    torch.manual_seed(0)
+    small = {} if architecture == "resnet10t" else {"embed_dim": 24} if "swin" in architecture else {"depth": 5}
+    model = timm.create_model(architecture, num_classes=5, **small).eval()
+    save_for_hf(model, tmp_path, model_args={"num_classes": 5, **small}, safe_serialization=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["model_args"]["num_classes"] == 5
+    published, images = open_published(str(tmp_path)), pixels(2).float() / 127.5 - 1
+    own = timm.data.resolve_data_config(model.pretrained_cfg)
+    assert published.colours.side == own["input_size"][-1]
+    large = torch.nn.functional.interpolate(images, published.colours.side, mode="bilinear")
+    mean, std = (torch.tensor(own[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    with torch.no_grad(), autocast("cpu"):
+        last = model.forward_features(((large + 1) / 2 - mean) / std).float()
+    wanted = last.mean((1, 2) if "swin" in architecture else (2, 3) if last.ndim == 4 else 1)
+    found = published.features(images)
+    torch.testing.assert_close(found[:, : wanted.shape[1]], wanted, rtol=0.05, atol=0.02)
 
 
 def test_a_model_that_hides_parts_at_random_is_refused(tmp_path: Path) -> None:

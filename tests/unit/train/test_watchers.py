@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 
 from dpd_neighbours.swimdiff.folder import save_encoder
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.config import TrainConfig, extra_watchers
+from dpd_train.config import TrainConfig, extra_watchers, renamed
 from dpd_train.encoders import open_encoder
 from dpd_train.matching import Watcher, embed, maps_of
 from dpd_train.networks import ResNet, ResNetConfig
-from dpd_train.run import check_inputs, match_config, read_unfinished, recorded
+from dpd_train.run import check_inputs, found_by_name, match_config, names_folders, read_unfinished, recorded
 from dpd_train.scenes import open_scenes
 from dpd_train.train import train
 from tests.tiny import CONFIG, SIDE, drawn_scenes, tiny_base
@@ -76,7 +76,7 @@ def test_watchers_without_effect_or_folder_are_refused(tmp_path: Path) -> None:
     config = TrainConfig(base=base, watchers=f"own,swimdiff:{tmp_path / 'x'}")
     with pytest.raises(InputError, match="x: no such folder; make it: dpd swimdiff"):
         check_inputs(open_scenes(scenes), tmp_path / "run", config)
-    with pytest.raises(InputError, match="say own and, once each, swimdiff:FOLDER"):
+    with pytest.raises(InputError, match="say auto, or own and, once each, swimdiff:FOLDER"):
         check_inputs(open_scenes(scenes), tmp_path / "run", replace(config, watchers="swimdiff:x"))
     other = replace(config, base=base, watchers=f"own,swimdiff:{encoder(tmp_path / 'other', side=2 * SIDE)}")
     with pytest.raises(
@@ -150,15 +150,43 @@ def test_encoders_judge_no_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert torch.equal(seen[-1][0], embed(maps_of(network, images)))
 
 
-def test_a_record_has_the_watchers_where_they_are_not_the_usual_ones() -> None:
-    assert "watchers" not in recorded(TrainConfig())
+def test_a_record_has_the_watchers() -> None:
+    """Where an older one has none, a run's own networks watched alone."""
+    assert recorded(TrainConfig(watchers="own"))["watchers"] == "own"
+    assert renamed({"ipc": 3})["watchers"] == "own"
     assert recorded(TrainConfig(watchers="own,swimdiff:x"))["watchers"] == f"own,swimdiff:{Path('x').absolute()}"
-    assert TrainConfig(**recorded(TrainConfig())) == TrainConfig()
+    own = TrainConfig(watchers="own")
+    assert TrainConfig(**recorded(own)) == own
+
+
+def test_a_record_names_folders_unless_they_are_where_networks_are_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DPD_NETWORKS", str(tmp_path))
+    (tmp_path / "lite").mkdir()
+    for watchers, folders, here in (
+        *((name, False, True) for name in ("own", "auto", "own,hf:lab/eyes")),
+        *((f"own,{name}", True, name == "hf:lite") for name in ("hf:lite", "hf:eyes", "swimdiff:lite")),
+        ("own,hf:lite,swimdiff:x", True, False),
+    ):
+        assert (names_folders(watchers), found_by_name(watchers)) == (folders, here), watchers
 
 
 def test_watchers_are_own_and_folders() -> None:
     assert extra_watchers("own") == ()
     assert extra_watchers("own, swimdiff:a/b,hf:c/d") == ("swimdiff:a/b", "hf:c/d")
-    for text in ("", "swimdiff:a", "own,own", "own,swimdiff:", "own,hf:", "own,mdfl", "own,hf:a,hf:a"):
-        with pytest.raises(InputError, match="say own and, once each, swimdiff:FOLDER or hf:ID_OR_PATH"):
+    assert extra_watchers("auto") == ()
+    wrong = (
+        "",
+        "auto,own",
+        "own,auto",
+        "swimdiff:a",
+        "own,own",
+        "own,swimdiff:",
+        "own,hf:",
+        "own,mdfl",
+        "own,hf:a,hf:a",
+    )
+    for text in wrong:
+        with pytest.raises(InputError, match="say auto, or own and, once each, swimdiff:FOLDER or hf:ID_OR_PATH"):
             extra_watchers(text)
