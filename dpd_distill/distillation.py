@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, dumps, loads, size_of, write_atomically
 from dpd_runtime.settings import setting
-from dpd_runtime.text import counted, option, shown
+from dpd_runtime.text import counted, option, printable, shown
 from dpd_train.config import AUTO, HUB, WATCHERS_HELP, extra_watchers  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
@@ -475,18 +475,35 @@ def networks_for(task: "Task", watchers: str = AUTO) -> tuple[str, str | None, l
     Networks know red, green and blue. In a first look at many images none judges: it would see all of them.
     """
     from dpd_distill.plan import SEEN_OFTEN
-    from dpd_train.base_files import public_name
-    from dpd_train.networks_here import judge_of, networks_here, remarks, settled
+    from dpd_train.networks_here import judges, networks_here, remarks, settled
 
     networks = () if task.own_vae else networks_here()
+    if networks:
+        from dpd_train.published import tried
+
+        networks = tried(networks)
     used = networks if task.matched else ()
     lines = remarks(used) if watchers == AUTO and task.matched and not task.own_vae else list[str]()
     watching = settled(watchers, used)
-    judge = judge_of(watching, networks) if not task.quick or task.images <= SEEN_OFTEN else None
+    candidates = [] if task.quick and task.images > SEEN_OFTEN else judges(watching, networks)
+    judge = next(filter(None, (_judging(name, lines) for name in candidates)), None)
     if judge is not None:
-        seen = " although it watched, as no other is here" if f"{HUB}{judge}" in extra_watchers(watching) else ""
-        lines.append(f"{public_name(judge)} judges the set beside convnet{seen}")
-    return watching, judge, lines
+        seen = ", although it watched, as no other is here" if f"{HUB}{judge}" in extra_watchers(watching) else ""
+        lines.append(f"{HUB}{judge} judges the set beside convnet{seen}")
+    return watching, judge, [printable(line) for line in lines]
+
+
+def _judging(name: str, lines: list[str]) -> str | None:
+    """The network, if it can be a student: a line says why it cannot."""
+    from dpd_eval.pretrained import PROBE
+    from dpd_eval.students import build_student
+
+    try:
+        build_student(f"{PROBE}{HUB}{name}", 2, seed=0)
+    except InputError as error:
+        lines.append(f"{HUB}{name} does not judge: {error}")
+        return None
+    return name
 
 
 def scene_remarks(found: "Counted") -> list[str]:
@@ -561,7 +578,7 @@ def _distil(made: Distillation, stage: Stage, tell: Tell, tracker: str | None) -
     with numbered(2, "Export a bundle and verify it against PyTorch's images") as bars:
         bundle = _exported(made, run, bars, tell)
     with numbered(3, "Compare students on the set with students on real images") as bars:
-        evaluation = _judged(made, bundle, bars)
+        evaluation = _judged(made, bundle, bars, tell)
     if made.asked.quick:
         with numbered(4, "Write a report of what is not audited"):
             audit = None
@@ -633,10 +650,10 @@ def _check_free(out: Path) -> None:
         raise InputError(f"--out {out} exists and is not of this distillation; move it away")
 
 
-def _judged(made: Distillation, bundle: "Bundle", stage: Stage) -> "Evaluation":
+def _judged(made: Distillation, bundle: "Bundle", stage: Stage, tell: Tell) -> "Evaluation":
     from dpd_eval import evaluate
     from dpd_eval.options import EvaluateConfig
-    from dpd_eval.pretrained import PROBE
+    from dpd_eval.pretrained import PROBE, check_student
     from dpd_eval.results import read_results
     from dpd_runtime import generate, write_set
 
@@ -646,6 +663,12 @@ def _judged(made: Distillation, bundle: "Bundle", stage: Stage) -> "Evaluation":
     generation = generate(bundle, ipc=made.judged_ipc, seed=made.asked.seed, provider="cpu")
     write_set(generation, results["set"], stage("generating"))
     published = () if made.judge is None else (f"{PROBE}{HUB}{made.judge}",)
+    try:
+        for name in published:
+            check_student(name)
+    except InputError as error:  # the training took hours, and the network was there when it began
+        tell(f"judging       {error}: convnet judges alone")
+        published = ()
     config = EvaluateConfig(
         students=(*EvaluateConfig().students, *published),
         baselines=("random", "full" if made.asked.quick else "herding"),

@@ -366,12 +366,12 @@ def plan_remarks(task: Task, plan: DistillPlan) -> list[str]:
     return []
 
 
-def _probes(plan: DistillPlan, task: Task) -> int:
+def _probes(plan: DistillPlan, task: Task, processes: int) -> int:
     """Images that the judging network sees: those that students are tested on, once in each process, and each arm's."""
     if task.quick and task.images > SEEN_OFTEN:
         return 0
     arms = plan.pairs * task.classes * task.judged_ipc * 2 + (task.images if task.quick else 0)
-    return arms + 2 * task.held
+    return arms + min(processes, plan.pairs * ARMS) * task.held
 
 
 def _matching(steps: int, task: Task, speed: WorkSpeed) -> float:
@@ -409,7 +409,7 @@ def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
     seconds["export and verification"] = (CODES_VIEWS if task.codes_only else EXPORT_VIEWS) * view
     arms = ARMS + (FULL_TIMES - 1 if task.quick and task.images > SEEN_OFTEN else 0)
     trainings = plan.pairs * arms * STUDENT_VIEWS * one_thread / speed.threads
-    trainings += _probes(plan, task) * speed.judge * _together(speed.threads) / speed.threads
+    trainings += _probes(plan, task, speed.threads) * speed.judge * _together(speed.threads) / speed.threads
     if task.quick:
         return seconds | {"judging": trainings}
     decoded = task.classes * -(-task.codes // BLOCK) * BLOCK

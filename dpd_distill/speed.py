@@ -15,7 +15,7 @@ from dpd_train.bases import Base, decoder_fits, frozen_decoder, load_base
 from dpd_train.captions import caption_table
 from dpd_train.classifiers import ClassifierTraining, train_classifier
 from dpd_train.compute import placed, use_device
-from dpd_train.config import HUB, TrainConfig, extra_watchers
+from dpd_train.config import AUTO, HUB, TrainConfig, extra_watchers
 from dpd_train.context import fitted
 from dpd_train.denoiser import LatentData, train_denoiser
 from dpd_train.matching import (
@@ -32,6 +32,7 @@ from dpd_train.matching import (
     watcher_shapes,
 )
 from dpd_train.networks import ResNet, teacher_shape
+from dpd_train.networks_here import networks_here, settled
 from dpd_train.published import PublishedModel, open_published
 from dpd_train.tuning import denoiser_training, frozen_norms_in_float32, trained_parts
 from dpd_train.vae import bands_training, decoder_training, perceptual_shapes, train_autoencoder, with_bands
@@ -74,7 +75,8 @@ def measure_speed(
     labels = torch.arange(IMAGES) % CLASSES
     latents = torch.randn((IMAGES, int(base.unet.config.in_channels), *[int(base.unet.config.sample_size)] * 2))
     training = ClassifierTraining(steps=STEPS, validate_every=STEPS + 1)
-    names = [name for name in extra_watchers(config.watchers) if name.startswith(HUB)]
+    watchers = settled(config.watchers, networks_here() if config.watchers == AUTO else ())
+    names = [name for name in extra_watchers(watchers) if name.startswith(HUB)]
     published = [open_published(name.removeprefix(HUB), device) for name in names]
     judges = [] if judge is None else [open_published(judge, device)]
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):

@@ -31,9 +31,9 @@ class Backbone(nn.Module):
     has learned from, inside the network, so that whoever uses it need not know them.
     """
 
-    def __init__(self, model: nn.Module, colours: Colours) -> None:
+    def __init__(self, model: nn.Module, colours: Colours, name: str = "the network") -> None:
         super().__init__()
-        self.model, self.colours = model, colours
+        self.model, self.colours, self.name = model, colours, name
         self.last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -65,7 +65,7 @@ class Backbone(nn.Module):
         finally:
             handle.remove()
         if seen[0].ndim != 2:
-            raise InputError("--backbone: its last layer sees more than one vector for an image; use another model")
+            raise InputError(f"{self.name}: its last layer sees more than one vector for an image; use another model")
         return seen[0]
 
     def fit_last_layer(self, images: Images, labels: Int64, soft: Float32 | None = None) -> None:
@@ -84,7 +84,7 @@ def open_backbone(source: str, num_classes: int) -> Backbone:
         InputError: as `build_hub_student`, or a preprocessor_config.json that cannot be used.
     """
     name = f"{HUB}{source}"
-    return Backbone(build_hub_student(name, num_classes), read_colours(find_folder(name), name))
+    return Backbone(build_hub_student(name, num_classes), read_colours(find_folder(name), name), name)
 
 
 # -- The last layer of a network as a logistic regression on what it sees.
@@ -138,12 +138,12 @@ class Probe(nn.Module):
     """[B, 3, H, W] in [-1, 1] → logits [B, num_classes].
 
     Args:
-        body: images → features [B, width]; it is frozen. name: of the body; bodies of one name are equal.
+        body: images → features [B, width]; it is frozen. identity: of its weights.
     """
 
-    def __init__(self, body: nn.Module, width: int, num_classes: int, name: str) -> None:
+    def __init__(self, body: nn.Module, width: int, num_classes: int, identity: str) -> None:
         super().__init__()
-        self.body, self.last, self.name = body.eval().requires_grad_(False), nn.Linear(width, num_classes), name
+        self.body, self.last, self.identity = body.eval().requires_grad_(False), nn.Linear(width, num_classes), identity
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.last(self.body(x))
@@ -160,8 +160,9 @@ class Probe(nn.Module):
         return predicted
 
     def _features(self, images: Images) -> Float32:
-        digest = hashlib.sha256(str(images.shape).encode() + np.ascontiguousarray(images).tobytes()).hexdigest()
-        key = self.name, digest
+        digest = hashlib.sha256(str(images.shape).encode())
+        digest.update(np.ascontiguousarray(images).data)
+        key = self.identity, digest.hexdigest()
         found = _kept.pop(key) if key in _kept else features_of(self.body, images)
         _kept[key] = found  # the one that was used last stands last
         for oldest in list(_kept)[:-KEPT]:

@@ -23,6 +23,7 @@ from dpd_eval.students import predict, train_network, train_student
 from dpd_runtime.annotations import Array, Images, Int64, Progress
 from dpd_runtime.errors import DataError
 from dpd_train.compute import use_device
+from dpd_train.config import HUB
 from dpd_train.reading import HeldOut, choose_groups, joined
 from dpd_train.scene_set import SceneSet, fingerprint
 from dpd_train.scenes import Scenes, opened
@@ -168,7 +169,7 @@ def _train(
 ) -> nn.Module:
     if config.backbone is None:
         return train_student(config.network, images, labels, classes, recipe, config.seed, progress, device=device)
-    backbone = open_backbone(config.backbone, classes)
+    backbone = open_backbone(config.network.removeprefix(HUB), classes)
     if config.steps == 0:
         backbone.fit_last_layer(images, labels)
         return backbone

@@ -29,8 +29,9 @@ class EvaluateConfig(ImageOptions):
         ("convnet",),
         "Model",
         "Classifiers to train, separated by commas: convnet, resnet, resnet18, mobilenetv2, vit-tiny, "
-        "dsdnet:convnet, dsdnet:resnet, dsdnet:resnet18 or hf:ID_OR_PATH; also an encoder of another package, such as "
-        "swimdiff:FOLDER, probe: before one of the last two, and groups:NAME=BANDS;NAME=BANDS.",
+        "dsdnet:convnet, dsdnet:resnet, dsdnet:resnet18 or hf:ID_OR_PATH, a published one of transformers or timm; "
+        "tune:hf:ID_OR_PATH, which tunes that as dpd fit --backbone does; an encoder of another package, such as "
+        "swimdiff:FOLDER; probe: before hf: or an encoder fits its last layer alone; groups:NAME=BANDS;NAME=BANDS.",
     )
     baselines: tuple[str, ...] = setting(
         ("random",),
@@ -60,7 +61,11 @@ class EvaluateConfig(ImageOptions):
         "Data",
         "Images per class, separated by commas. Default: the size of the smallest class of SET and --train.",
     )
-    recipe: str = setting("quick", "Model", "How each student is trained: quick, paper or the path of a .toml file.")
+    recipe: str = setting(
+        "quick",
+        "Model",
+        "How each student is trained: quick, paper, tune or the path of a .toml file. Students tune: follow tune.",
+    )
     pairs: int | None = setting(
         None,
         "Running",
@@ -141,8 +146,8 @@ class FitConfig(ImageOptions):
     backbone: str | None = setting(
         None,
         "Model",
-        "Start from this published image classifier of transformers or timm on this machine, a folder or a hub id: its "
-        "last layer is fitted first, then all of it is tuned.",
+        "Start from this published image classifier of transformers or timm: a folder, the name of one in "
+        "DPD_NETWORKS, or an id of the hub cache. Its last layer is fitted first, then all of it is tuned.",
         "MODEL",
     )
     recipe: str | None = setting(
@@ -170,8 +175,8 @@ class FitConfig(ImageOptions):
 
     @property
     def network(self) -> str:
-        """The student's name; `hf:FOLDER` for a backbone."""
-        return HUB + self.backbone if self.backbone is not None else self.student or "convnet"
+        """The student's name; `hf:MODEL` for a backbone, which may be given so too."""
+        return HUB + self.backbone.removeprefix(HUB) if self.backbone is not None else self.student or "convnet"
 
     @property
     def described(self) -> str:

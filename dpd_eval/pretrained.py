@@ -82,7 +82,7 @@ def build_pretrained(name: str, num_classes: int) -> "nn.Module":
         inner = without_way(name)
         hub = HubBody(open_backbone(inner.removeprefix(HUB), num_classes)) if is_hub(inner) else None
         body = hub or EncoderBody(open_encoder(inner))
-        return Probe(body, body.width, num_classes, inner)
+        return Probe(body, body.width, num_classes, pretrained_identity(inner))
     if is_hub(name):
         return build_hub_student(name, num_classes)
     network = open_encoder(name).load().requires_grad_()

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from importlib.util import find_spec
@@ -201,8 +201,9 @@ NETWORKS = "DPD_NETWORKS"
 TIMM, OF_TIMM = "timm_wrapper", "pretrained_cfg"  # model type in transformers; what timm's own config has
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 CONFIG_BYTES = 1 << 24
+FETCHED_NETWORKS = "efficientnet-lite"  # how the names of those begin that dpd data fetch gets
 CARD_NAME = "README.md"
-CARD_BYTES = 1 << 16  # of a model card that are read
+CARD_BYTES, MOST_LICENCE = 1 << 16, 80  # of a model card that are read; letters of a licence's name
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 # Files that decide a model's output: weights, sizes, pre-processing, tokenizer, chat template.
 DECISIVE = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model"})
@@ -219,29 +220,48 @@ def networks_folder() -> Path | None:
     return expanded(named) if named else None
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The content of a model's config.json; empty where there is none that can be read."""
+def read_config(folder: Path, name: str = CONFIG_NAME) -> dict[str, Any]:
+    """The content of a model's config.json, or of another of its files of JSON; empty where none can be read."""
     try:
-        with (folder / CONFIG_NAME).open("rb") as file:
+        with (folder / name).open("rb") as file:
             content = json.loads(file.read(CONFIG_BYTES))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
+def is_of_timm(config: Mapping[str, Any]) -> bool:
+    """Whether a model's config is one of timm, which transformers wraps."""
+    return isinstance(config.get(OF_TIMM), dict) and config.get("model_type", TIMM) == TIMM
+
+
+def bytes_of_weights(folder: Path) -> int:
+    """Of a model's files of safetensors; links to what has gone count nothing."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors") if path.is_file())
+
+
 def licence_of(folder: Path) -> str | None:
-    """The licence that a model's card names in the lines before its text, or a config of timm; None without either."""
+    """The licence that a model's card names in the lines before its text, or a config of timm; None without either.
+
+    Where the card names several, or a name beside "other", they are joined by commas.
+    """
     try:
         with (folder / CARD_NAME).open(encoding="utf-8", errors="replace") as card:
             text = card.read(CARD_BYTES)
     except OSError:
         text = ""
-    of_timm = read_config(folder).get(OF_TIMM)
-    said = of_timm.get("license") if isinstance(of_timm, dict) else None
-    found = re.match(r"---\s*\n(?:.*\n)*?license:[ \t]*[\"']?([A-Za-z0-9.+_-]{1,80})", text)
-    if found and "\n---" not in text[: found.end()]:
-        return found[1]
-    return said if isinstance(said, str) else None
+    head = text.split("\n---", 1)[0] if text.startswith("---") else ""
+    said = [
+        part for entry in re.findall(r"^license(?:_name)?:((?:.*\n?)(?:-.*\n?)*)", head, re.M) for part in _words(entry)
+    ]
+    config = read_config(folder)
+    if not said and is_of_timm(config):
+        said = _words(str(config[OF_TIMM].get("license", ""))[:MOST_LICENCE])
+    return ",".join(said)[:MOST_LICENCE] or None
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[A-Za-z0-9][A-Za-z0-9.+_-]*", text)
 
 
 def find_model(source: str) -> tuple[Path, str]:
@@ -258,18 +278,21 @@ def find_model(source: str) -> tuple[Path, str]:
             an adapter or a model of timm where that is not installed, or lacks weights or has them as a pickle.
     """
     folder = _folder(source)
-    return folder, _model_type(folder, source)
+    own = expanded(source).is_dir() or _network_called(source) is not None
+    again = "complete the folder" if own else f"fetch it again: {fetch_command(source)}"
+    return folder, check_model(folder, source, again)
 
 
 def _folder(source: str) -> Path:
-    folder = expanded(source)
+    folder, named = expanded(source), _network_called(source)
+    if named is not None and folder.is_dir() and not folder.samefile(named):
+        raise InputError(f"{source}: is a folder here and a network in {named.parent}; give ./{source} or {named}")
+    if named is not None:
+        return named
     if folder.is_dir():
         return folder
     if folder.exists():
         raise InputError(f"{source}: is a file; give the folder of the model, or its id on the hub")
-    networks = networks_folder()
-    if networks is not None and Path(source).name == source and (networks / source).is_dir():
-        return networks / source
     from huggingface_hub.errors import HFValidationError
 
     try:
@@ -277,15 +300,26 @@ def _folder(source: str) -> Path:
     except HFValidationError:
         raise InputError(f"{source}: no such folder; give the folder of a model, or its id on the hub") from None
     except (OSError, ValueError):
+        if source.startswith(FETCHED_NETWORKS):
+            raise InputError(f"{source}: is not on this machine; get it: dpd data fetch {source}") from None
         raise InputError(
             f"{source}: no such folder, and no model of that id on this machine; fetch it once: {fetch_command(source)}"
         ) from None
 
 
+def _network_called(name: str) -> Path | None:
+    """The folder of that name in `networks_folder`; None where it has none, and for paths and ids."""
+    networks = networks_folder()
+    if networks is None or Path(name).name != name or name in ("", ".", ".."):
+        return None
+    return networks / name if (networks / name).is_dir() else None
+
+
 def public_name(source: str) -> str:
     """hf: and the id of a model or the last part of its folder, for records, which hold no local paths."""
     folder = expanded(source)
-    return HUB + (folder.resolve().name if folder.is_dir() else source)
+    own = _network_called(source) is None and folder.is_dir()
+    return HUB + (folder.resolve().name if own else source)
 
 
 def cached_snapshot(source: str) -> Path:
@@ -308,12 +342,21 @@ def fetch_command(source: str) -> str:
     return f"{online}hf download {source}"
 
 
-def _model_type(folder: Path, source: str) -> str:
-    again = "complete the folder" if expanded(source).is_dir() else f"fetch it again: {fetch_command(source)}"
+def check_model(folder: Path, source: str, again: str) -> str:
+    """Check the files of a model, and return its model type.
+
+    Args:
+        source: names it in messages. again: how its folder is completed.
+
+    Raises:
+        InputError: as `find_model` of the folder.
+    """
     config = read_config(folder)
-    of_timm = OF_TIMM in config and config.get("model_type", TIMM) == TIMM
+    of_timm = is_of_timm(config)
     if of_timm and find_spec("timm") is None:
         raise InputError(f"{source}: is a model of timm, which is not installed; pip install timm")
+    if of_timm:
+        _check_of_timm(config, source)
     kind = TIMM if of_timm else config.get("model_type")
     if kind is None:
         raise InputError(f"{source}: its {CONFIG_NAME} is missing or names no model_type; {again}")
@@ -325,6 +368,61 @@ def _model_type(folder: Path, source: str) -> str:
     if absent:
         raise InputError(f"{source}: {absent[0]} is missing; {again}")
     return str(kind)
+
+
+PLAIN = re.compile(r"[A-Za-z0-9_.]{1,80}")
+OF_SHAPE = frozenset(
+    {
+        *(
+            "num_classes",
+            "img_size",
+            "in_chans",
+            "patch_size",
+            "depth",
+            "depths",
+            "embed_dim",
+            "embed_dims",
+            "num_heads",
+        ),
+        *("mlp_ratio", "window_size", "channels", "layers", "widths", "init_values", "class_token", "reg_tokens"),
+        *(
+            "no_embed_class",
+            "dynamic_img_size",
+            "global_pool",
+            "drop_rate",
+            "drop_path_rate",
+            "act_layer",
+            "norm_layer",
+        ),
+        *("qkv_bias", "pre_norm", "output_stride", "stem_width", "base_width", "cardinality"),
+    }
+)
+"""Arguments of timm's models that only shape them. Others name files, or run what a file names."""
+
+
+def _check_of_timm(config: Mapping[str, Any], source: str) -> None:
+    """Check what timm would be called with: it opens pickles by `checkpoint_path`, and asks the hub by the name.
+
+    Raises:
+        InputError: an architecture that is no name of timm's, or an argument that is not known to be harmless.
+    """
+    name, arguments = config.get("architecture"), config.get("model_args") or {}
+    if not isinstance(name, str) or not PLAIN.fullmatch(name):
+        raise InputError(f"{source}: its architecture in {CONFIG_NAME} is no name of timm's; take another model")
+    if not isinstance(arguments, dict):
+        raise InputError(f"{source}: model_args in its {CONFIG_NAME} is no object; take another model")
+    for argument, value in arguments.items():
+        parts = value if isinstance(value, list) else [value]
+        plain = all(part is None or isinstance(part, bool | int | float) or _is_plain(part) for part in parts)
+        if argument not in OF_SHAPE or not plain:
+            raise InputError(
+                f"{source}: model_args in its {CONFIG_NAME} has {argument[:80]!r}, which is not known to be harmless; "
+                "save the model without it"
+            )
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str) and PLAIN.fullmatch(value) is not None
 
 
 def image_processor(what: str, folder: Path) -> Any:
@@ -401,14 +499,14 @@ def partial_model(
         InputError: it cannot be loaded, or its weights take more than half of the memory.
     """
     options |= {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
-    weights, memory = sum(path.stat().st_size for path in folder.glob("*.safetensors")), usable_memory()
+    weights, memory = bytes_of_weights(folder), usable_memory()
     if memory is not None and 2 * weights > memory:  # as the file's type may be half as wide
         raise InputError(
-            f"{what}: its weights are {weights / 1e9:.1f} GB, and this process may use {memory / 1e9:.1f} GB of "
-            "memory; take a smaller model"
+            f"{what}: its weights are {weights / 1e9:.1f} GB, more than half of the {memory / 1e9:.1f} GB of memory "
+            "that this process may use; take a smaller model"
         )
     with quiet():
-        if OF_TIMM in read_config(folder):
+        if is_of_timm(read_config(folder)):
             options["config"] = opened(what, lambda: _config_of_timm(folder, options.pop("num_labels", None)))
         model, report = opened(
             what, lambda: model_class.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
@@ -468,8 +566,6 @@ def first_sentence(error: Exception) -> str:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    index = folder / "model.safetensors.index.json"
-    try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return [WEIGHTS_NAME]
+    index = read_config(folder, "model.safetensors.index.json").get("weight_map")
+    names = set(map(str, index.values())) if isinstance(index, dict) else set()
+    return sorted(names) or [WEIGHTS_NAME]

@@ -28,9 +28,9 @@ PUBLISHED_IMAGES = 300
 """Training images of each class behind the statistics of a published model, which sees them at its own, larger size."""
 PUBLISHED_VIEWS = 3000  # least number of views behind them; own networks, which are cheaper, have more
 WATCHERS_HELP = (
-    "Networks in whose features codes are matched: auto, which is own and published networks that are on this machine "
-    "(dpd data fetch gets some), or a list with commas of own, hf:ID_OR_PATH for published image models, and encoders "
-    "of other packages, such as swimdiff:FOLDER (from dpd swimdiff)."
+    "Networks in whose features codes are matched: auto, which is own and at most two published networks of "
+    "DPD_NETWORKS or the hub cache (dpd data fetch gets some); or a list with commas of own, hf:ID_OR_PATH for "
+    "published image models, and encoders of other packages, such as swimdiff:FOLDER (from dpd swimdiff)."
 )
 
 LEAST = {

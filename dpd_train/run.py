@@ -145,12 +145,22 @@ def names_folders(watchers: object) -> bool:
     return bool(_folders(watchers))
 
 
-def found_by_name(watchers: object) -> bool:
-    """Whether the folders that a record's `--watchers` names are networks in this machine's folder of networks."""
-    here = networks_folder()
-    return here is not None and all(
-        name.startswith(HUB) and (here / name.removeprefix(HUB)).is_dir() for name in _folders(watchers)
-    )
+def found_by_name(watchers: object, recorded: object) -> bool:
+    """Whether the folders that a record's `--watchers` names are networks in this machine's folder of networks.
+
+    Args:
+        recorded: the record's list of watchers, with the hashes that they must have.
+    """
+    entries = [entry for entry in recorded if isinstance(entry, dict)] if isinstance(recorded, list) else []
+    hashes, here = {entry.get("name"): entry.get("weights_sha256") for entry in entries}, networks_folder()
+
+    def found(name: str) -> bool:
+        source = name.removeprefix(HUB)
+        if source == name or here is None or source not in (path.name for path in here.glob("*/")):
+            return False
+        return model_hash(here / source) == hashes.get(name)
+
+    return all(found(name) for name in _folders(watchers))
 
 
 def _folders(watchers: object) -> list[str]:
@@ -211,11 +221,17 @@ def match_config(
         content |= dict(zip(PLACES, places, strict=True))
         write_atomically(out / STORED, json.dumps(content, allow_nan=False).encode())
         return
-    if any(before.get(name, []) != content[name] for name in content):
+    now, then = (_without_licences(found.get("encoders", [])) for found in (content, before))
+    if now != then or any(before.get(name) != content[name] for name in ("config", "data")):
         changed = [called(TrainConfig, k) for k, v in content["config"].items() if before["config"].get(k) != v]
-        changed += ["watcher in --watchers"] if before.get("encoders", []) != content["encoders"] else []
+        changed += ["watcher in --watchers"] if now != then else []
         had = differing(changed) or "other data"
         raise InputError(f"--resume: the unfinished run had {had}; use the same, or another --out")
+
+
+def _without_licences(watchers: list[dict[str, str]]) -> list[dict[str, str]]:
+    """What of watchers decides a run: a card may have changed, and older runs have stored no licence."""
+    return [{name: value for name, value in one.items() if name != "licence"} for one in watchers]
 
 
 def check_inputs(

@@ -35,7 +35,7 @@ from dpd_train.context import (
 from dpd_train.distributed import ALONE, Team, Word
 from dpd_train.doors import OtherTuning
 from dpd_train.networks_here import networks_here, remarks, settled
-from dpd_train.published import check_published
+from dpd_train.published import check_published, tried
 from dpd_train.records import RunRecord
 from dpd_train.run import check_inputs, match_config
 from dpd_train.samples import Stage
@@ -164,19 +164,16 @@ def _open(
 def _with_watchers(config: TrainConfig) -> TrainConfig:
     """The config with what `--watchers auto` means here: published networks watch where codes are matched to RGB.
 
-    Raises:
-        InputError: as `open_published`, of a network that was found.
+    A network that cannot be opened is passed over with a line, as nobody asked for it.
     """
     if config.watchers != AUTO:
         return config
     if config.prototypes != "matched" or config.reading.carries:
         return replace(config, watchers=OWN)
-    found = networks_here()
+    found = tried(networks_here())
     for line in remarks(found):
         log.info(line)
-    config = replace(config, watchers=settled(AUTO, found))
-    check_published(config.watchers)
-    return config
+    return replace(config, watchers=settled(AUTO, found))
 
 
 def _check_machine(

@@ -220,6 +220,6 @@ def _of_run(path: Path, content: dict[str, Any], config: dict[str, Any]) -> dict
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{OPTION} {path}: {error}, so the record was changed; give the options instead") from None
     watchers = repeated.get("watchers", OWN)
-    local = names_folders(watchers) and not found_by_name(watchers)
+    local = names_folders(watchers) and not found_by_name(watchers, content.get("watchers"))
     unknown = {name: value for name, value in renamed(config).items() if name not in filled_options("train")}
     return unknown | repeated | ({"watchers": WITHHELD} if local else {})

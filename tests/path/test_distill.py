@@ -81,8 +81,11 @@ def test_a_quick_look_compares_one_pair_of_students_and_is_not_audited(
     said = "note          a quick look: stages are short, one pair of students is compared, and nothing is audited"
     assert said in done.stderr
     assert done.stderr.index("data          132 training images of 6 classes") < done.stderr.index(said)
-    assert "note          hf:eyes watches beside own networks; --watchers own leaves that out" in done.stderr
-    assert "note          hf:eyes judges the set beside convnet although it watched" in done.stderr
+    assert (
+        "note          hf:eyes watches beside the run's own networks; --watchers own leaves published ones out"
+        in done.stderr
+    )
+    assert "note          hf:eyes judges the set beside convnet, although it watched" in done.stderr
     assert "quick look    not audited" in done.stdout
     for arm in ("the set, 2 images per class", "2 real images per class, drawn at random", "all real images"):
         assert len(re.findall(rf"^    {arm} +\d+\.\d %$", done.stdout, re.MULTILINE)) == 2, done.stdout

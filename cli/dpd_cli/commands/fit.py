@@ -64,7 +64,9 @@ def fit_command(
 
     from dpd_distill.fitting import fit_classifier
 
-    if config.backbone is not None and (line := _hint(config.backbone, distilled, made.published_watchers)):
+    if config.backbone is not None and (
+        line := _hint(config.network.removeprefix("hf:"), distilled, made.published_watchers)
+    ):
         print(line, file=sys.stderr)
     started = time.monotonic()
     if threads:

