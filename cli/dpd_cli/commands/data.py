@@ -15,7 +15,7 @@ ACTIONS = ("fetch",)
 Action = Annotated[str, typer.Argument(metavar="fetch", help="Get published networks.")]
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NETWORK]...", help="Names of networks. Default: efficientnet-lite0, -lite1 and -lite2."),
+    typer.Argument(metavar="NETWORK...", help="Names of networks. Default: efficientnet-lite0, -lite1 and -lite2."),
 ]
 Out = Annotated[
     Path | None,

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dpd_distill import kept_speed
+from dpd_distill.distillation import networks_for
 from dpd_distill.kept_speed import IDLE, share_of_a_core, speed_here
 from dpd_distill.plan import (
     AUDIT_HELD,
@@ -49,7 +51,7 @@ from dpd_runtime.errors import InputError
 from dpd_train.bases import load_base
 from dpd_train.config import TrainConfig
 from tests.tiny import CONFIG, tiny_base
-from tests.unit.train.test_published import resnet, saved
+from tests.unit.train.test_published import broken, resnet, saved
 
 seconds = st.floats(1e-5, 0.05)
 SPEEDS = st.builds(
@@ -427,3 +429,39 @@ def test_bands_of_their_own_get_all_steps_of_their_vae_and_neither_samples_nor_t
     _, line = remarks({"Forest": 13, "River": 14}, task_of({"Forest": 13, "River": 14}, own_vae=True))
     assert line.startswith("class 'Forest' has 13 training images")
     assert "need 20 in each class" in line
+
+
+def test_networks_that_are_found_watch_and_judge_where_they_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that cannot be opened is passed over, and one that can be no student does not judge; a line says why."""
+    monkeypatch.setenv("DPD_NETWORKS", str(tmp_path / "networks"))
+    good, broken_one, vit_without = (tmp_path / "networks" / name for name in ("a", "b", "c"))
+    saved(good, resnet)
+    saved(broken_one, broken)
+    enough = Task(classes=2, images=200, smallest=100, ipc=10)
+    watchers, judge, lines = networks_for(enough)
+    assert (watchers, judge) == ("own,hf:a", "a")
+    assert any(
+        line.startswith("hf:b is on this machine and does not watch: gives numbers that are not") for line in lines
+    )
+    assert lines[-1] == "hf:a judges the set beside convnet, although it watched, as no other is here"
+    saved(vit_without, resnet)
+    assert networks_for(enough) == ("own,hf:a,hf:c", "a", ANY)
+    assert networks_for(enough, "own") == ("own", "a", ["hf:a judges the set beside convnet"])
+    assert networks_for(enough, "own,hf:a")[:2] == ("own,hf:a", "c")
+    for other, expected in {
+        replace(enough, own_vae=True): ("own", None, []),
+        replace(enough, smallest=5): ("own", "a", ["hf:a judges the set beside convnet"]),
+        replace(enough, quick=True, images=SEEN_OFTEN + 1): ("own,hf:a,hf:c", None, ANY),
+    }.items():
+        assert networks_for(other) == expected
+    monkeypatch.setattr("dpd_eval.hub.partial_model", headless)
+    watchers, judge, lines = networks_for(enough, "own")
+    assert judge is None
+    assert lines[0].startswith("hf:a does not judge: student hf:a")
+
+
+def headless(*arguments: object, **options: object) -> tuple[torch.nn.Module, list[str]]:
+    """A model whose last layer is not linear."""
+    return torch.nn.Conv2d(3, 2, 1), []
