@@ -251,9 +251,8 @@ def licence_of(folder: Path) -> str | None:
     except OSError:
         text = ""
     head = text.split("\n---", 1)[0] if text.startswith("---") else ""
-    said = [
-        part for entry in re.findall(r"^license(?:_name)?:((?:.*\n?)(?:-.*\n?)*)", head, re.M) for part in _words(entry)
-    ]
+    entries = re.findall(r"^license(?:_name)?:(.*(?:\n *-.*)*)", head, re.M)
+    said = [part for entry in entries for part in _words(entry)]
     config = read_config(folder)
     if not said and is_of_timm(config):
         said = _words(str(config[OF_TIMM].get("license", ""))[:MOST_LICENCE])
@@ -371,32 +370,12 @@ def check_model(folder: Path, source: str, again: str) -> str:
 
 
 PLAIN = re.compile(r"[A-Za-z0-9_.]{1,80}")
-OF_SHAPE = frozenset(
-    {
-        *(
-            "num_classes",
-            "img_size",
-            "in_chans",
-            "patch_size",
-            "depth",
-            "depths",
-            "embed_dim",
-            "embed_dims",
-            "num_heads",
-        ),
-        *("mlp_ratio", "window_size", "channels", "layers", "widths", "init_values", "class_token", "reg_tokens"),
-        *(
-            "no_embed_class",
-            "dynamic_img_size",
-            "global_pool",
-            "drop_rate",
-            "drop_path_rate",
-            "act_layer",
-            "norm_layer",
-        ),
-        *("qkv_bias", "pre_norm", "output_stride", "stem_width", "base_width", "cardinality"),
-    }
+SHAPES = (
+    "num_classes img_size in_chans patch_size depth depths embed_dim embed_dims num_heads mlp_ratio window_size "
+    "channels layers widths init_values class_token reg_tokens no_embed_class dynamic_img_size global_pool drop_rate "
+    "drop_path_rate act_layer norm_layer qkv_bias pre_norm output_stride stem_width base_width cardinality"
 )
+OF_SHAPE = frozenset(SHAPES.split())
 """Arguments of timm's models that only shape them. Others name files, or run what a file names."""
 
 

@@ -150,7 +150,7 @@ def _fault(name: str, folder: Path, licence: str | None) -> str | None:
         return f"it is no image classifier; {asked} if it sees images"
     if "," in name:
         return "its name has a comma; rename the folder"
-    if "/" in name and expanded(name).is_dir():
+    if expanded(name).is_dir() and not expanded(name).samefile(folder):
         return "a folder of that name is here; work in another one"
     try:
         check_model(folder, "it", "complete it")

@@ -159,10 +159,11 @@ def test_a_folder_that_has_the_id_of_a_model_is_not_taken_for_it(
     networks: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached(hub, "lab/c")
-    network(tmp_path / "lab" / "c")
+    network(networks / "a")
+    for name in ("lab/c", "a"):
+        network(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    [found] = networks_here()
-    assert found.fault == "a folder of that name is here; work in another one"
+    assert [one.fault for one in networks_here()] == ["a folder of that name is here; work in another one"] * 2
 
 
 HARMFUL: list[dict[str, Any]] = [
@@ -227,6 +228,8 @@ def test_licences_that_forbid_derivatives(licence: str, forbids: bool) -> None:
         ("---\ntags: []\n---\nlicense: mit\n", None),
         ("---\nlicense:\n- mit\n- cc-by-nd-4.0\n---\n", "mit,cc-by-nd-4.0"),
         ("---\nlicense: [mit]\n---\n", "mit"),
+        ("---\nlicense:\n  - mit\ntags:\n- a\n---\n", "mit"),
+        ("---" + "\nlicense:\n-" * 5_000, None),
         ("---\nlicense: other\nlicense_name: own-nd-1\n---\n", "other,own-nd-1"),
         ("---" + "\n" * 65_000, None),
         ("", None),
