@@ -10,7 +10,13 @@ from dpd_runtime.html import html_table
 from dpd_runtime.remarks import GIVEN_AWAY, SMALL, few_images, network_remarks
 from dpd_runtime.sampler import BLOCK, DEFAULT_SAMPLER
 from dpd_runtime.text import counted
-from dpd_train.config import PUBLISHED_IMAGES, PUBLISHED_VIEWS, WATCHER_STEPS, TrainConfig  # noqa: TID253 -- loads no PyTorch
+from dpd_train.config import (  # noqa: TID253 -- loads no PyTorch
+    PUBLISHED_IMAGES,
+    PUBLISHED_PART,
+    PUBLISHED_VIEWS,
+    WATCHER_STEPS,
+    TrainConfig,
+)
 from dpd_train.run import LEAST_MATCHED, matched_count  # noqa: TID253 -- loads no PyTorch
 
 FIXED_SHARE = 0.6  # of the time that can be allotted; if stages of fixed length would take more, they are shortened
@@ -56,7 +62,8 @@ class WorkSpeed:
     Args:
         view: one image forward and backward through the teacher.
         call: one latent through the UNet.
-        decoded: one code through the VAE's decoder and four watchers, with its gradient.
+        decoded: one code through the VAE's decoder and four of the run's own watchers, with its gradient. watched: the
+            same with a published model among the four, 0 where none watches.
         published: one image through each published model that watches. judge: one through the one that judges.
         tuning: one fine-tuning step. decoder: one step of tuning the VAE's decoder, 0 for one that is too
             large for it.
@@ -68,6 +75,7 @@ class WorkSpeed:
     decoded: float
     tuning: float
     decoder: float
+    watched: float = 0.0
     published: float = 0.0
     judge: float = 0.0
     threads: int = 1
@@ -375,7 +383,8 @@ def _probes(plan: DistillPlan, task: Task, processes: int) -> int:
 
 
 def _matching(steps: int, task: Task, speed: WorkSpeed) -> float:
-    return steps * task.classes * task.codes * speed.decoded
+    part = PUBLISHED_PART if speed.watched else 0.0
+    return steps * task.classes * task.codes * ((1 - part) * speed.decoded + part * speed.watched)
 
 
 def _perhaps(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float]:

@@ -89,7 +89,12 @@ def measure_speed(
                 / training.batch
             ),
             "call": lambda: _call_seconds(base, latents[: 2 * CODES], device),
-            "decoded": lambda: _matching_seconds(base, published, latents[: CLASSES * CODES], images, device, place),
+            "decoded": lambda: _matching_seconds(base, (), latents[: CLASSES * CODES], images, device, place),
+            "watched": lambda: (
+                _matching_seconds(base, published, latents[: CLASSES * CODES], images, device, place)
+                if published
+                else 0.0
+            ),
             "published": lambda: _published_seconds(published, images[:CLASSES], device),
             "judge": lambda: _published_seconds(judges, images[:CLASSES], device),
             "decoder": lambda: _decoder_seconds(base, images, config, device, place) if tuned else 0.0,
@@ -172,7 +177,7 @@ def _matching_seconds(
                 watchers,
                 Matching(steps=STEPS),
                 tell,
-                state=place / "codes",
+                state=place / f"codes{len(published)}",
                 device=device,
             )
         )

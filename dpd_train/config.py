@@ -26,6 +26,9 @@ WATCHER_STEPS = 600
 AUTO, OWN, HUB = "auto", "own", "hf:"
 PUBLISHED_IMAGES = 300
 """Training images of each class behind the statistics of a published model, which sees them at its own, larger size."""
+PUBLISHED_PART = 1 / 3
+"""Of the steps of each block, the last ones, in which published models watch: with them a step takes three times as
+long, and codes that own networks have matched first teach both kinds more (docs/results.md)."""
 PUBLISHED_VIEWS = 3000  # least number of views behind them; own networks, which are cheaper, have more
 WATCHERS_HELP = (
     "Networks in whose features codes are matched: auto, which is own and at most two published networks of "

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -231,12 +232,14 @@ See = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
 class Watcher:
     """What codes are matched in, and its statistics of the training images.
 
-    extra: beside the run's own networks, such as an encoder without labels.
+    extra: beside the run's own networks, such as an encoder without labels. part: of each block's steps, the last ones,
+        in which it watches.
     """
 
     see: See
     statistics: Statistics
     extra: bool = False
+    part: float = 1.0
 
 
 def seeing_only(features: Features) -> See:
@@ -367,6 +370,8 @@ class _Block:
         self._decode, self._watchers, self._matching, self._device = decode, watchers, matching, codes.device
         self._weights = matching.later if number else matching.first
         self._labels = torch.arange(len(codes), device=codes.device)
+        self._joins = [min(round((1 - w.part) * matching.steps), matching.steps - 1) for w in watchers]
+        self._phases = [*sorted({0, *self._joins}), matching.steps]
         self._free = codes[:, self._columns].clone().requires_grad_()
         self._optimizer = torch.optim.Adam([self._free], betas=(0.9, 0.95))
         before = codes[:, : self._columns.start]
@@ -387,7 +392,10 @@ class _Block:
         )
 
     def rate(self, step: int) -> float:
-        cosine = 0.5 + 0.5 * math.cos(math.pi * (step % self._matching.steps) / self._matching.steps)
+        """The rate of a step. It falls along a cosine, and begins anew where watchers join."""
+        within = step % self._matching.steps
+        begin, end = next(phase for phase in pairwise(self._phases) if within < phase[1])
+        cosine = 0.5 + 0.5 * math.cos(math.pi * (within - begin) / (end - begin))
         return self._matching.rate * (LAST_RATE + (1 - LAST_RATE) * cosine)
 
     def after(self, done: int) -> None:
@@ -412,7 +420,7 @@ class _Block:
         """A number with the gradient of the loss. WATCHERS random watchers add up theirs in the decoded images, so that
         the decoder's backward pass runs once.
         """
-        chosen = self._choose(generator)
+        chosen = self._choose(step, generator)
         images = self._images(self._free)
         seen = images.detach().requires_grad_()
         for number in chosen:
@@ -422,9 +430,10 @@ class _Block:
         near_start: torch.Tensor = F.mse_loss(self._free, self._start)
         return (images * seen.grad).sum() + self._weights.near_start * near_start
 
-    def _choose(self, generator: torch.Generator) -> list[int]:
-        """Numbers of WATCHERS random watchers. EXTRA of them are extra ones, which are few among all."""
+    def _choose(self, step: int, generator: torch.Generator) -> list[int]:
+        """Numbers of WATCHERS random watchers of this step. EXTRA of them are extra ones, which are few among all."""
         order = torch.randperm(len(self._watchers), generator=generator).tolist()
+        order = [number for number in order if step % self._matching.steps >= self._joins[number]]
         extra = [number for number in order if self._watchers[number].extra][:EXTRA]
         own = [number for number in order if not self._watchers[number].extra]
         return [*extra, *own[: WATCHERS - len(extra)]]

@@ -33,7 +33,7 @@ from dpd_train.bases import (
 from dpd_train.captions import PromptTable, aggregate_prompts, caption_table, embed
 from dpd_train.classifiers import ClassifierTraining, Labelled, evenly, trained_classifier
 from dpd_train.compute import placed
-from dpd_train.config import HUB, PUBLISHED_IMAGES, PUBLISHED_VIEWS, TrainConfig, extra_watchers
+from dpd_train.config import HUB, PUBLISHED_IMAGES, PUBLISHED_PART, PUBLISHED_VIEWS, TrainConfig, extra_watchers
 from dpd_train.context import (
     Classifiers,
     MadePrototypes,
@@ -523,17 +523,18 @@ def _watchers(run: Training, train: Labelled) -> list[Watcher]:
     further = extra_watchers(run.config.watchers)
     watchers: list[Watcher] = []
 
-    def add(features: Features, see: See, images: Labelled, views: int = VIEWS, *, extra: bool) -> None:
+    def add(features: Features, see: See, images: Labelled, *, views: int = VIEWS, **kind: Any) -> None:
         statistics = measure(features, *images, count, view_seed(run.config.seed, len(watchers)), device, views)
-        watchers.append(Watcher(see, statistics, extra))
+        watchers.append(Watcher(see, statistics, **kind))
         progress(len(watchers), len(own) + len(further))
 
     for network, logits in own:
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        add(features_of(network), seeing(network, logits=logits), train, extra=False)
+        add(features_of(network), seeing(network, logits=logits), train)
     for name in further:
         features, images = _further(name, train, run)
-        add(features, seeing_only(features), images, PUBLISHED_VIEWS if name.startswith(HUB) else VIEWS, extra=True)
+        views, part = (PUBLISHED_VIEWS, PUBLISHED_PART) if name.startswith(HUB) else (VIEWS, 1.0)
+        add(features, seeing_only(features), images, views=views, extra=True, part=part)
     return watchers
 
 

@@ -332,7 +332,7 @@ def test_a_tiny_base_is_measured_by_training_steps_alone(
     folder = tmp_path_factory.mktemp("base")
     with caplog.at_level("INFO", "dpd_train.denoiser"):
         speed = measure_speed(load_base(str(tiny_base(folder))), CONFIG, torch.device("cpu"))
-    assert all(0 < value < 10 for name, value in asdict(speed).items() if name not in ("published", "judge"))
+    assert all(0 < value < 10 for name, value in asdict(speed).items() if name not in ("published", "judge", "watched"))
     assert speed.published == 0
     assert len(caplog.records) == 1, "a validation after each step made fine-tuning seem 2.4 times as slow"
 
@@ -405,6 +405,12 @@ def test_a_published_model_is_timed_and_counted_where_it_watches(tmp_path: Path)
     config = replace(CONFIG, watchers=f"own,hf:{saved(tmp_path / 'eyes', resnet)}", prototypes="matched")
     speed = measure_speed(load_base(str(tiny_base(tmp_path))), config, torch.device("cpu"))
     assert 0 < speed.published < 10
+    assert 0 < speed.watched < 10
+    speeds = (replace(TWO_CORES, watched=value) for value in (0.0, 0.05))
+    plain, watched = (estimated(full_plan(0, 300), AID, each).seconds["matching"] for each in speeds)
+    codes = AID.classes * AID.codes
+    assert plain == pytest.approx(300 * codes * TWO_CORES.decoded)
+    assert watched == pytest.approx(codes * (200 * TWO_CORES.decoded + 100 * 0.05)), "they watch in the last third"
     for images, seen in ((1170, 3 * 1170), (5000, 3000)):  # 3,000 views at least, in whole passes
         task = replace(AID, images=images)
         plain, watched = (

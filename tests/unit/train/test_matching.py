@@ -13,6 +13,7 @@ from dpd_runtime.sampling import image_noise
 from dpd_train.bases import load_base
 from dpd_train.captions import embed as embed_prompts
 from dpd_train.compute import Deadline, TimeUp, autocast
+from dpd_train.loop import set_learning_rate
 from dpd_train.matching import (
     FIRST,
     LATER,
@@ -276,6 +277,34 @@ def test_four_different_watchers_look_at_each_decoded_image(extra: tuple[int, ..
     assert [len(step) for step in seen] == [4] * 5
     assert len({number for step in seen for number in step}) > 4
     assert [len(set(step) & set(extra)) for step in seen] == [min(1, len(extra))] * 5
+
+
+def test_watchers_that_join_late_see_the_last_steps_of_each_block_and_the_rate_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third of six steps are the last two; of one step it is that one."""
+    images, labels = coloured(40, 1)
+    networks = list(map(network, range(3)))
+    watchers = [
+        Watcher(seeing(m, logits=False), measure(features_of(m), images, labels, CLASSES, 6, CPU), *late)
+        for m, late in zip(networks, ((), (), (True, 1 / 3)), strict=True)
+    ]
+    seen: list[int] = []
+    networks[2].stem.register_forward_pre_hook(lambda *_: seen.append(len(rates)))
+    rates: list[float] = []
+
+    def told(optimizer: torch.optim.Optimizer, rate: float) -> None:
+        rates.append(rate)
+        set_learning_rate(optimizer, rate)
+
+    monkeypatch.setattr("dpd_train.loop.set_learning_rate", told)
+    match_codes(start(11), decode, watchers, Matching(steps=6, rate=1.0), state=tmp_path / "state")
+    assert sorted({number - 1 for number in seen}) == [4, 5, 10, 11]
+    falling = [[0.02 + 0.98 * (0.5 + 0.5 * np.cos(np.pi * i / n)) for i in range(n)] for n in (4, 2)]
+    np.testing.assert_allclose(rates, [*falling[0], *falling[1]] * 2)
+    seen.clear()
+    match_codes(start(2), decode, watchers, Matching(steps=1), state=tmp_path / "short")
+    assert seen
 
 
 def test_sessions_of_one_step_end_where_an_uninterrupted_run_does(watchers: list[Watcher], tmp_path: Path) -> None:
