@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from dpd_runtime.bands import Band
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import expanded, spare_cache
-from dpd_runtime.machine import usable_memory
 from dpd_runtime.text import counted
 from dpd_train.config import HUB
 
@@ -477,6 +476,8 @@ def partial_model(
     Raises:
         InputError: it cannot be loaded, or its weights take more than half of the memory.
     """
+    from dpd_runtime.machine import usable_memory  # here, as --help imports this module
+
     options |= {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
     weights, memory = bytes_of_weights(folder), usable_memory()
     if memory is not None and 2 * weights > memory:  # as the file's type may be half as wide

@@ -146,9 +146,9 @@ def test_weights_that_do_not_fit_into_the_memory_are_not_opened(
 ) -> None:
     folder = saved(tmp_path / "eyes", resnet)
     size = (folder / "model.safetensors").stat().st_size
-    monkeypatch.setattr("dpd_train.base_files.usable_memory", lambda: 2 * size)
+    monkeypatch.setattr("dpd_runtime.machine.usable_memory", lambda: 2 * size)
     open_published(str(folder))
-    monkeypatch.setattr("dpd_train.base_files.usable_memory", lambda: 2 * size - 1)
+    monkeypatch.setattr("dpd_runtime.machine.usable_memory", lambda: 2 * size - 1)
     with pytest.raises(InputError, match=r"eyes: its weights are .*, more than half of the .* GB of memory"):
         open_published(str(folder))
 
