@@ -21,6 +21,7 @@ from dpd_eval.extractors import Extractor, images_hash
 from dpd_eval.inputs import EvaluationInputs
 from dpd_eval.metrics import FEWEST_IMAGES, SetDetail, SetMetrics, set_detail, set_metrics
 from dpd_eval.options import EvaluateConfig
+from dpd_eval.pretrained import PROBE
 from dpd_eval.recipe import Recipe
 from dpd_eval.results import (
     FULL_ARM,
@@ -73,7 +74,7 @@ Part = tuple[SceneSet, Int64]
 class Training:
     """One student, trained on the images of `parts`; seed is the number of the pair.
 
-    soft: a teacher's labels [images, C], used instead of the hard ones. cost: of one step relative to the other
+    soft: a teacher's labels [images, C], used instead of the hard ones. cost: of one image relative to the other
     students, used only to estimate the remaining time.
     """
 
@@ -110,6 +111,11 @@ class Training:
         """
         full = self.arm == FULL_ARM
         return recipe_of(self.student, recipe).for_training(self.images if full else self.ipc * len(self.classes), full)
+
+    def work(self, recipe: Recipe) -> float:
+        """What it costs relative to the others: a probe sees each image once, and has no gradient."""
+        own = self.recipe(recipe)
+        return self.cost * (self.images if self.student.startswith(PROBE) else 3 * own.steps * own.batch)
 
     def key(self, recipe: Recipe, test_hash: str, identity: str) -> str:
         """Return the key under which the result is stored; `identity` is the student's."""
@@ -176,7 +182,7 @@ def run_plan(
     done = {key: outcome for key, outcome in known.items() if outcome is not None}
     # two arms may need the same training: it is done once
     todo = list({key: item for key, item in zip(keys, plan, strict=True) if key not in done}.items())
-    work = {key: item.cost * item.recipe(recipe).steps for key, item in todo}
+    work = {key: item.work(recipe) for key, item in todo}
     finished = 0.0
 
     def report(item: Training, more: float) -> None:

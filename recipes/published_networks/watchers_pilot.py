@@ -9,6 +9,8 @@ and statistics leave goes to matching steps.
 all      28 own watchers, as a plan that is short of time trains them (the longest 150 steps), and the published ones
 own7     seven own ones, one of each shape, of all lengths
 none     the published ones alone
+With --first N and --then M own watchers match alone for N steps before, and the published ones join for M, where the
+rate begins anew; --minutes only names the files then.
 """
 
 import argparse
@@ -74,6 +76,10 @@ def main() -> None:
     parser.add_argument("--watch", required=True, help="folders, separated by commas")
     parser.add_argument("--decoder", type=Path, help="weights that decoder_pilot.py wrote")
     parser.add_argument("--suffix", default="")
+    parser.add_argument(
+        "--first", type=int, default=0, help="steps that own watchers alone match before, and --then steps"
+    )
+    parser.add_argument("--then", type=int, default=0)
     parser.add_argument("--views", type=int, help="behind the statistics, at least, to try the script")
     parser.add_argument("--work", type=Path, required=True)
     args = parser.parse_args()
@@ -112,6 +118,17 @@ def main() -> None:
         print(f"statistics of {name}, {time.process_time() - began:.0f} s", flush=True)
     measured = time.process_time() - began - trained - own
 
+    if args.first:
+        for steps, of, ending in (
+            (args.first, [w for w in watchers if not w.extra], "first"),
+            (args.then, watchers, "then"),
+        ):
+            at = time.process_time()
+            state = args.work / f"{label}-{ending}.state"
+            start = match_codes(start, decode, of, Matching(steps=steps, seed=SEED), state=state, device=CPU)
+            save_file({"codes": start.contiguous()}, args.work / f"{label}-{ending}.codes.safetensors")
+            print(f"{ending}: {steps} steps of {(time.process_time() - at) / steps:.1f} s", flush=True)
+        return
     at = time.process_time()
     (probe := args.work / f"{label}.probe").unlink(missing_ok=True)
     match_codes(start, decode, watchers, Matching(steps=3, seed=SEED), state=probe, device=CPU)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dpd_eval.arms import Training, run_plan
-from dpd_eval.recipe import Recipe
+from dpd_eval.recipe import Recipe, load_recipe
 from dpd_eval.results import FULL_ARM
 from dpd_eval.students import (
     batches,
@@ -216,3 +216,15 @@ def test_the_plan_gives_full_its_own_budget_and_weighs_the_remaining_time(tmp_pa
     assert run_plan(plan, data, recipe, 1, tmp_path, tell)[1] == [True, True]
     soft = [replace(item, soft=np.full((24, 3), 1 / 3, np.float32)) for item in plan]
     assert run_plan(soft, data, recipe, 1, tmp_path, tell)[1] == [False, False]
+
+
+def test_a_probe_costs_one_look_at_each_image_and_a_tuned_network_its_own_steps() -> None:
+    """The time that is left was 18 minutes where it was one: a probe counted as if it took the recipe's steps."""
+    part = ((scenes(), np.arange(6)),)
+    quick, tune = load_recipe("quick"), load_recipe("tune")
+    for student, expected in {
+        "probe:hf:a": 7.0 * 6,
+        "tune:hf:a": 7.0 * 3 * tune.steps * tune.batch,
+        "convnet": 7.0 * 3 * quick.steps * quick.batch,
+    }.items():
+        assert Training("set", student, 3, 0, part, cost=7.0).work(quick) == expected
