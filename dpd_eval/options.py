@@ -64,7 +64,8 @@ class EvaluateConfig(ImageOptions):
     recipe: str = setting(
         "quick",
         "Model",
-        "How each student is trained: quick, paper, tune or the path of a .toml file. Students tune: follow tune.",
+        "How each student is trained: quick, paper, tune or the path of a .toml file. Students that "
+        "begin with tune: always follow the recipe tune.",
     )
     pairs: int | None = setting(
         None,

@@ -202,6 +202,7 @@ CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 CONFIG_BYTES = 1 << 24
 FETCHED_NETWORKS = "efficientnet-lite"  # how the names of those begin that dpd data fetch gets
 CARD_NAME = "README.md"
+PROCESSOR_NAMES = ("preprocessor_config.json", "processor_config.json")
 CARD_BYTES, MOST_LICENCE = 1 << 16, 80  # of a model card that are read; letters of a licence's name
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 # Files that decide a model's output: weights, sizes, pre-processing, tokenizer, chat template.

@@ -12,10 +12,11 @@ from typing import Any
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import expanded
-from dpd_runtime.text import printable
+from dpd_runtime.text import counted, printable
 from dpd_train.base_files import (
     NETWORKS,
     OF_TIMM,
+    PROCESSOR_NAMES,
     bytes_of_weights,
     cached_snapshot,
     check_model,
@@ -31,7 +32,6 @@ WATCHING = 2  # networks: a step shows images to one of them, but each adds its 
 LARGEST = 60_000_000
 """Bytes of weights up to which a network watches unasked: about 15 M parameters. A larger one takes hours on a CPU."""
 CLASSIFIES = "ForImageClassification"  # how transformers' architectures of image classifiers end
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,10 @@ def _fault(name: str, folder: Path, licence: str | None) -> str | None:
         check_model(folder, "it", "complete it")
     except InputError as error:
         return str(error).replace("it: ", "it ", 1)
-    if (bands := _bands(config)) != 3:
-        return f"it takes images of {bands} bands"
-    if not is_of_timm(config) and not any((folder / processor).is_file() for processor in PROCESSORS):
-        return f"it has no {PROCESSORS[0]}, which says how large its images are; complete it"
+    if (bands := bands_of(config)) != 3:
+        return f"it takes images of {counted(bands, 'band')}"
+    if not is_of_timm(config) and not any((folder / processor).is_file() for processor in PROCESSOR_NAMES):
+        return f"it has no {PROCESSOR_NAMES[0]}, which says how large its images are; complete it"
     if (size := bytes_of_weights(folder)) > LARGEST:
         return f"its weights are {size / 1e6:.0f} MB, more than {LARGEST / 1e6:.0f}; {asked}"
     if licence is not None and forbids_derivatives(licence):
@@ -172,12 +172,11 @@ def forbids_derivatives(licence: str) -> bool:
     return "nd" in re.split(r"[^a-z0-9]+", licence.lower())
 
 
-def _bands(config: dict[str, Any]) -> object:
-    """Of the images that a model takes, as its config says; 3 where it does not."""
-    if not is_of_timm(config):
-        return config.get("num_channels", 3)
-    size = config[OF_TIMM].get("input_size")
-    return size[0] if isinstance(size, list) and size else 3
+def bands_of(config: dict[str, Any]) -> int:
+    """How many bands the images have that a model takes, as its config says; 3 where it does not."""
+    size = config[OF_TIMM].get("input_size") if is_of_timm(config) else None
+    said = size[0] if isinstance(size, list) and size else config.get("num_channels", 3)
+    return said if type(said) is int else 3
 
 
 def _is_classifier(config: dict[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from dpd_runtime.text import counted
 from dpd_train.base_files import (
     CONFIG_NAME,
     OF_TIMM,
+    PROCESSOR_NAMES,
     find_model,
     first_sentence,
     image_model,
@@ -24,10 +25,9 @@ from dpd_train.base_files import (
 )
 from dpd_train.compute import autocast
 from dpd_train.config import HUB, extra_watchers
-from dpd_train.networks_here import WATCHING, Network
+from dpd_train.networks_here import WATCHING, Network, bands_of
 
-PROCESSOR_NAME = "preprocessor_config.json"
-PROCESSOR_NAMES = (PROCESSOR_NAME, "processor_config.json")
+PROCESSOR_NAME = PROCESSOR_NAMES[0]
 MOST_SIDE = 4096
 LAYERS = 4
 """Layers that watch, of a model whose layers all have one shape."""
@@ -191,7 +191,7 @@ def open_published(source: str, device: torch.device | str = "cpu") -> Published
     folder, _ = find_model(source)
     what = f"hf:{source}"
     model, _ = image_model(what, folder)  # what is pooled is not looked at
-    if (bands := _bands(model.config)) != 3:
+    if (bands := bands_of(read_config(folder))) != 3:
         raise InputError(
             f"{what}: takes images of {counted(bands, 'band')}, not of red, green and blue; use another model"
         )
@@ -214,14 +214,6 @@ def open_published(source: str, device: torch.device | str = "cpu") -> Published
         fault = "other layers each time" if first.isfinite().all() else "numbers that are not finite"
         raise InputError(f"{what}: gives {fault} for the same image; use another model")
     return found
-
-
-def _bands(config: Any) -> int:
-    """Of the images that a model takes, as its config says; 3 where it does not."""
-    of_timm = getattr(config, OF_TIMM, None)
-    size = of_timm.get("input_size") if isinstance(of_timm, dict) else None
-    said = size[0] if isinstance(size, list) and size else getattr(config, "num_channels", 3)
-    return said if type(said) is int else 3
 
 
 def tried(networks: tuple[Network, ...]) -> tuple[Network, ...]:
