@@ -149,7 +149,8 @@ def main() -> None:
     save_file({"codes": codes.contiguous()}, args.work / f"{label}.codes.safetensors")
     seconds = {"training": trained, "own statistics": own, "published statistics": measured}
     seconds |= {"matching": time.process_time() - ends[0], "all": time.process_time() - began}
-    record = {"arm": args.arm, "watch": args.watch, "own": len(chosen), "steps": steps, "seed": SEED}
+    watched = [Path(name).name for name in args.watch.split(",")]
+    record = {"arm": args.arm, "watch": ",".join(watched), "own": len(chosen), "steps": steps, "seed": SEED}
     record["core seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     (args.work / f"{label}.json").write_text(json.dumps(record, indent=1))
     print(json.dumps(record), flush=True)
