@@ -19,7 +19,15 @@ from dpd_runtime.files import dumps, write_atomically
 from dpd_runtime.text import counted
 from dpd_runtime.versions import package_versions
 from dpd_train.attributes import VOCABULARY, describe_many
-from dpd_train.base_files import RECORD_NAME, base_folder, check_base_bands
+from dpd_train.base_files import (
+    RECORD_NAME,
+    base_folder,
+    check_base_bands,
+    find_model,
+    licence_of,
+    model_hash,
+    public_name,
+)
 from dpd_train.bases import (
     LATENT_CHANNELS,
     Base,
@@ -39,9 +47,11 @@ from dpd_train.bases import (
 from dpd_train.captions import CaptionTable, caption_table
 from dpd_train.classifiers import ClassifierTraining, Labelled
 from dpd_train.compute import Deadline, TimeUp, hardware, load_state, without_prefix
-from dpd_train.config import STAGES, Stage
+from dpd_train.config import HUB, STAGES, Stage
 from dpd_train.denoiser import DenoiserTraining, LatentData, train_denoiser
+from dpd_train.networks import ResNet
 from dpd_train.pool import Pool, Sources, read_pool
+from dpd_train.published import PublishedModel, open_published
 from dpd_train.reading import By
 from dpd_train.scene_set import Crops, SceneSet, to_float
 from dpd_train.tracking import Track, tracked
@@ -73,6 +83,9 @@ class PretrainConfig:
     start: str | None = None  # a base to start from; None starts from random weights
     latent_channels: int | None = None  # None: those of `start`, or else four
     attention_levels: int | None = None  # None: those of `start`, or else one; see `nano_unet`
+    perceptual_network: str | None = (
+        None  # one with published weights, in the loss of the decoder alone; None: own ones
+    )
     perceptual: ClassifierTraining = field(default_factory=lambda: perceptual_training(800))
     autoencoder: AutoencoderTraining = field(
         default_factory=lambda: AutoencoderTraining(
@@ -219,7 +232,12 @@ def _autoencoder_stage(work: _Work, progress: Progress) -> None:
 
 
 def _decoder_stage(work: _Work, progress: Progress) -> None:
-    networks = load_perceptual_networks(work.state, len(work.pool.train.classes))
+    name = work.config.perceptual_network
+    networks: Sequence[ResNet] | PublishedModel = (
+        load_perceptual_networks(work.state, len(work.pool.train.classes))
+        if name is None
+        else open_published(name.removeprefix(HUB), work.device)
+    )
     train_autoencoder(
         _stored_vae(work.config, work.joint),
         *work.pixels,
@@ -294,6 +312,19 @@ def _denoiser_stage(work: _Work, progress: Progress) -> tuple[Base, list[dict[st
     return replace(base, unet=trained_unet.eval(), text_encoder=trained_text.eval()), history
 
 
+def _saved(work: _Work, progress: Progress) -> tuple[Base, list[dict[str, float]]]:
+    """What the stage save writes without the stage denoiser: the denoiser is trained if it has to be.
+
+    With the decoder alone trained anew, latents and so the denoiser are those of the base that the run starts from.
+    """
+    start = work.config.start
+    others = (work.joint, work.state / "denoiser.safetensors")
+    if start is None or not work.decoder.exists() or any(path.exists() for path in others):
+        return _denoiser_stage(work, progress)
+    base = replace(load_base(start), vae=_stored_vae(work.config, work.decoder), tokenizer=_tokenizer(work))
+    return base, recorded(start).get("denoiser", [])
+
+
 def _record(work: _Work, stage: Stage, timing: dict[str, float]) -> None:
     """Add a line about this call to the record, if it trained the base."""
     if stage == "perceptual" or not timing["steps"]:
@@ -303,6 +334,8 @@ def _record(work: _Work, stage: Stage, timing: dict[str, float]) -> None:
         f"{stage}: {timing['steps']} of {counted(training.steps, 'step')} of {counted(training.batch, 'image')}, "
         f"peak rate {training.peak_rate:g}, {timing['seconds'] / 60:.0f} min on {hardware(work.device)}"
     )
+    if stage == "decoder" and (network := _network(work.config)) is not None:
+        line += f", beside {network['name']} (licence: {network['licence'] or 'not named'})"
     add_piece(work.state, work.config.start, line)
 
 
@@ -310,8 +343,12 @@ def _metrics(work: _Work, base: Base, history: list[dict[str, float]]) -> dict[s
     held, held_of = work.pixels[1], work.pool.held_of
     train, validation = (_latents(base.vae, scenes, work) for scenes in (work.pool.train, work.pool.held))
     several = held_of if len(held_of) > 1 else {}
+    start, network = work.config.start, _network(work.config)
+    named = {"start": None if start is None else Path(start).name}
+    named |= {"perceptual_network": None if network is None else network["name"]}
     return {
-        "config": asdict(work.config) | {"start": None if work.config.start is None else Path(work.config.start).name},
+        "config": asdict(work.config) | named,
+        **({} if network is None else {"perceptual_network": network}),
         "pieces": pieces(work.state, work.config.start),
         "hardware": hardware(work.device),
         "versions": package_versions("torch", "diffusers", "transformers"),
@@ -322,6 +359,15 @@ def _metrics(work: _Work, base: Base, history: list[dict[str, float]]) -> dict[s
         "denoiser": history,
         "noise_levels": noise_levels(base, train, validation, work.pool.train.classes, work.device),
     }
+
+
+def _network(config: PretrainConfig) -> dict[str, str | None] | None:
+    """Name, licence and hash of the published network, for the record."""
+    if config.perceptual_network is None:
+        return None
+    source = config.perceptual_network.removeprefix(HUB)
+    folder, _ = find_model(source)
+    return {"name": public_name(source), "licence": licence_of(folder), "sha256": model_hash(folder)}
 
 
 def _judged(vae: AutoencoderKL, held: torch.Tensor) -> dict[str, float]:
@@ -376,7 +422,7 @@ def _pretrained(work: _Work, out: Path, stages: Sequence[Stage], progress: Calla
                 continue
             timed = Timed(progress(_TITLES.get(stage, stage)))
             try:
-                trained = run(work, timed)
+                trained = run(work, timed) if stage in stages else _saved(work, timed)
             finally:
                 timing[stage] = timed.summary()
                 _record(work, stage, timing[stage])
@@ -437,11 +483,15 @@ def pieces(state: Path, start: str | None) -> list[str]:
     if path.exists():
         done: list[str] = json.loads(path.read_text(encoding="utf-8"))
         return done
-    record = base_folder(start) / RECORD_NAME if start else None
-    if record is None or not record.exists():
-        return []
-    before = json.loads(record.read_text(encoding="utf-8"))
-    return [*before.get("pieces", []), "from here on with the start of that base"]
+    before = recorded(start) if start else {}
+    return [*before.get("pieces", []), "from here on with the start of that base"] if before else []
+
+
+def recorded(base: str) -> dict[str, Any]:
+    """What the base's record says; of one without a record, nothing."""
+    record = base_folder(base) / RECORD_NAME
+    said: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    return said
 
 
 def add_piece(state: Path, start: str | None, line: str) -> None:

@@ -1,6 +1,7 @@
 """Published image models of transformers: what they see, at the size and in the colours that they have learned from."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -146,11 +147,39 @@ class PublishedModel:
         see = partial(checkpoint, self._features, use_reentrant=False) if images.requires_grad else self._features
         return torch.cat([see(part) for part in torch.split(images, CALL)])
 
+    def crops(self, count: int, generator: torch.Generator) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+        """A way to look at `count` images in a training: at one crop of each, at the scale that the model knows.
+
+        An image is enlarged to the model's side, and a square of half that side is shown, which costs a quarter.
+        Images and their copies are cut at the same places.
+
+        Returns:
+            images [n, 3, H, W] in [-1, 1] → maps [n, C, h, w] at the end of every stage but the stem, and of the last
+            layer.
+        """
+        side = self.colours.side
+        assert side is not None  # every opened model has one
+        kept = side // 2
+        corners = torch.randint(side - kept + 1, (count, 2), generator=generator).tolist()
+
+        def look(images: torch.Tensor) -> list[torch.Tensor]:
+            large = F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
+            cut = [x[:, i : i + kept, j : j + kept] for x, (i, j) in zip(large, corners, strict=True)]
+            states, last = self._states(torch.stack(cut) * self.colours.scale + self.colours.shift)
+            return [*states, last]
+
+        return look
+
+    def _states(self, shown: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """What the stages and the last layer say of images in the model's size and colours."""
+        out = self.model(pixel_values=shown, output_hidden_states=True)
+        states = _stages(out.hidden_states)
+        return states, _channels_first(out.last_hidden_state, states[-1])
+
     def _features(self, images: torch.Tensor) -> torch.Tensor:
         with autocast(images.device):
-            out = self.model(pixel_values=self.colours(images), output_hidden_states=True)
-        states = _stages(out.hidden_states)
-        found = [_places(_channels_first(out.last_hidden_state, states[-1])).mean(1)]
+            states, last = self._states(self.colours(images))
+        found = [_places(last).mean(1)]
         for state in states:
             variance, mean = torch.var_mean(_places(state), dim=1, correction=0)
             found += [mean, (variance + FLOOR).sqrt()]
@@ -214,6 +243,24 @@ def open_published(source: str, device: torch.device | str = "cpu") -> Published
         fault = "other layers each time" if first.isfinite().all() else "numbers that are not finite"
         raise InputError(f"{what}: gives {fault} for the same image; use another model")
     return found
+
+
+def check_crops(source: str) -> None:
+    """Check that a model looks at crops of images, before a training rests on it.
+
+    Raises:
+        InputError: as `open_published`, and of a model that takes images of one size alone, or gives no maps.
+    """
+    model = open_published(source)
+    drawn = 2 * torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0)) - 1
+    try:
+        fits = all(state.ndim == 4 for state in model.crops(2, torch.Generator().manual_seed(0))(drawn))
+    except (RuntimeError, ValueError):
+        fits = False
+    if not fits:
+        raise InputError(
+            f"{HUB}{source}: does not look at crops of half its side, as networks of convolutions do; use one of those"
+        )
 
 
 def tried(networks: tuple[Network, ...]) -> tuple[Network, ...]:

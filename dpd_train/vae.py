@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from dpd_train.compute import NEVER, Deadline, adamw, autocast, draw_rows, norms
 from dpd_train.config import TrainConfig
 from dpd_train.loop import Task, train, trapezium
 from dpd_train.networks import ResNet, ResNetConfig
+from dpd_train.published import PublishedModel
 from dpd_train.scene_set import to_float
 from dpd_train.symmetry import ORDER, appearance, d4
 
@@ -44,6 +46,7 @@ class AutoencoderTraining:
     spectral_weight: float = 0.0  # amplitudes of small windows: texture, whatever its phase
     perceptual_weight: float = 0.5
     statistics_weight: float = 0.0  # window means and deviations of the perceptual networks' features
+    statistics_maps: int | None = None  # how many of their maps, the finest first, have windows to compare; None: all
     appearance_weight: float = 0.0  # L1 of appearances: fine details have the image's contrasts and colours
     contrast_floor: float = 0.0  # above 0, pixel losses count in units of each image's own contrast plus this floor
     kl_weight: float = 3e-4  # mean over latent elements
@@ -173,7 +176,7 @@ def train_autoencoder(
     validation: torch.Tensor,
     training: AutoencoderTraining,
     state: Path,
-    perceptual: Sequence[ResNet] = (),
+    perceptual: Sequence[ResNet] | PublishedModel = (),
     decoder_only: bool = False,
     progress: Callable[[int, int], None] = lambda step, steps: None,
     *,
@@ -187,7 +190,8 @@ def train_autoencoder(
     the transformed images (EQ-VAE, 2502.09509). With `decoder_only` the encoder and quant_conv stay as they are.
 
     Args:
-        perceptual: networks of the perceptual loss; each step uses a random one. Without any there is no such loss.
+        perceptual: networks of the perceptual loss; each step uses a random one. Without any there is no such loss. A
+            published model, which is on `device`, looks at crops.
         weights: of the images, see `draw_rows`.
 
     Returns:
@@ -202,13 +206,13 @@ def train_autoencoder(
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     vae = vae.to(device).to(memory_format=torch.channels_last)
-    judges = [copy.deepcopy(network).to(device) for network in perceptual]
+    look = _look(perceptual, training.batch, device)
     images, held = images.to(device), to_float(validation[:: max(1, len(validation) // 200)]).to(device)
     parts = dict[str, torch.Tensor]()
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         parts.clear()
-        parts.update(_losses(vae, judges, images, weights, training, decoder_only, generator))
+        parts.update(_losses(vae, look, images, weights, training, decoder_only, generator))
         return torch.stack([part.float() for part in parts.values()]).sum()
 
     def after(done: int) -> None:
@@ -247,9 +251,22 @@ def train_autoencoder(
     return vae.cpu().eval()
 
 
+Look = Callable[[torch.Generator], Callable[[torch.Tensor], Sequence[torch.Tensor]]]
+"""Draws how a batch is looked at in one step: images [n, 3, H, W] → maps [n, C, h, w]."""
+
+
+def _look(perceptual: Sequence[ResNet] | PublishedModel, batch: int, device: torch.device) -> Look | None:
+    if isinstance(perceptual, PublishedModel):
+        return partial(perceptual.crops, batch)
+    networks = [copy.deepcopy(network).to(device) for network in perceptual]
+    if not networks:
+        return None
+    return lambda generator: networks[int(torch.randint(len(networks), (1,), generator=generator))].features
+
+
 def _losses(
     vae: AutoencoderKL,
-    judges: Sequence[ResNet],
+    look: Look | None,
     images: torch.Tensor,
     weights: torch.Tensor | None,
     training: AutoencoderTraining,
@@ -284,15 +301,16 @@ def _losses(
         parts["appearance"] = training.appearance_weight * error
     if not decoder_only:
         parts["kl"] = training.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
-    if judges:
-        network = judges[int(torch.randint(len(judges), (1,), generator=generator))]
+    if look is not None:
+        see = look(generator)
         with autocast(device, enabled=training.bfloat16):
             with torch.no_grad():
-                wanted = [features.float() for features in network.features(targets)]
-            maps = [features.float() for features in network.features(reconstructed)]
+                wanted = [features.float() for features in see(targets)]
+            maps = [features.float() for features in see(reconstructed)]
         parts["perceptual"] = training.perceptual_weight * perceptual_loss(maps, wanted)
         if training.statistics_weight:
-            parts["statistics"] = training.statistics_weight * statistics_loss(maps, wanted)
+            fine = slice(training.statistics_maps)
+            parts["statistics"] = training.statistics_weight * statistics_loss(maps[fine], wanted[fine])
     return parts
 
 
@@ -316,7 +334,12 @@ DECODER = AutoencoderTraining(
     latent_noise=0.05,
     seed=1,
 )
-"""The settings that the nano base's decoder was trained with."""
+"""The settings of the nano base's decoder beside networks that are trained on the same images."""
+PUBLISHED_DECODER = replace(
+    DECODER, steps=9000, batch=8, peak_rate=5e-4, spectral_weight=0.0, statistics_weight=0.3, statistics_maps=3
+)
+"""Beside a published network, as in the third edition of nano: it sees fine details itself, so that spectra are not
+compared (recipes/published_networks, pilot d)."""
 
 
 def decoder_training(config: TrainConfig) -> AutoencoderTraining:

@@ -427,11 +427,17 @@ federated`). The server set steps, batch and learning rate. Images of other site
 does not cover."""
 
 
+OF_BASE = (
+    *("start", "resolution", "val_per_class", "split", "shares"),
+    *("latent_channels", "attention_levels", "perceptual_network"),
+)
+"""Options of `dpd pretrain` that a base's record has under their own names."""
+
+
 def _pretrain_command(base: Record) -> str:
     config, sources = base["config"], [source["name"] for source in base["data"].get("sources", ())]
     places = [name if name.startswith("drawn:") else "DATA" for name in sources] or ["DATA"]
-    names = ("start", "resolution", "val_per_class", "split", "shares", "latent_channels", "attention_levels")
-    options = recorded_split(config) | {name: config[name] for name in names if name in config}
+    options = recorded_split(config) | {name: config[name] for name in OF_BASE if name in config}
     options |= {"crops": bool(config.get("crops")), "seed": config.get("seed")}
     options |= {"bands": ",".join(base["bands"])} if "bands" in base else {}
     trainings = {

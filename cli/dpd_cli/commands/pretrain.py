@@ -26,7 +26,7 @@ from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder, check_cache, check_writable
 from dpd_runtime.settings import setting
 from dpd_runtime.text import called
-from dpd_train.config import STAGES, TRAININGS, check_device  # noqa: TID253 -- loads no PyTorch
+from dpd_train.config import HUB, STAGES, TRAININGS, check_device  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import PLAIN, By, parse_reading  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -87,6 +87,13 @@ class TrainingOptions:
         None, "Model", "Steps of the training of the decoder alone. Default: 3000.", study=True
     )
     denoiser_steps: int | None = setting(None, "Model", "Steps of the diffusion training. Default: 8000.", study=True)
+    perceptual_network: str | None = setting(
+        None,
+        "Model",
+        "Published network that the decoder's images are compared by, as hf:ID_OR_PATH, in place of networks that are "
+        "trained here. Real images through such a VAE are worth more to published networks.",
+        "hf:ID_OR_PATH",
+    )
     perceptual_steps: int | None = setting(None, "Model", "Steps of each perceptual network. Default: 800.", study=True)
     autoencoder_batch: int | None = setting(None, "Model", "Images per step of the joint VAE training.", study=True)
     decoder_batch: int | None = setting(None, "Model", "Images per step of the decoder alone.", study=True)
@@ -169,10 +176,17 @@ def pretrain_command(
     shape = {"latent_channels": latent_channels, "attention_levels": attention_levels, "tracker": tracker}
     sources = sources_of(data, resolution, seed, given[SourceOptions], given[BandOptions])
     _check_reading(sources, shape | {"stage": None if stage == "all" else stage} | given[TrainingOptions])
+    network = given[TrainingOptions]["perceptual_network"]
+    if network is not None and not network.startswith(HUB):
+        raise InputError(f"--perceptual-network {network}: give it as {HUB}ID_OR_PATH")
+    if network is not None and "decoder" not in stages:
+        raise InputError("--perceptual-network has no effect without the stage decoder: leave it out")
     require_torch()
     check_writable(out)
     _check_place(out)
     _check_data(sources, start)
+    if network is not None:
+        _check_network(network)
     own = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:8]  # two bases may have one name
     folder = state or cache_folder("pretrain") / f"{out.resolve().name}-{own}"
     check_cache(folder, "choose another --state")
@@ -213,7 +227,7 @@ def _check_options(
     if max_minutes is not None and not max_minutes >= 0:
         raise InputError(f"--max-minutes is {max_minutes}: give 0 or more")
     for name, value in given.items():
-        if value is not None and not value > 0:
+        if isinstance(value, int | float) and not value > 0:
             raise InputError(f"{called(TrainingOptions, name)} is {value}: it must be positive")
 
 
@@ -299,6 +313,17 @@ def _check_data(sources: "Sources", start: str | None) -> None:
         check_base(start, base_folder(start))
 
 
+def _check_network(name: str) -> None:
+    """Open a published network before anything is trained.
+
+    Raises:
+        InputError: it cannot be opened, or does not look at crops as networks of convolutions do.
+    """
+    from dpd_train.published import check_crops
+
+    check_crops(name.removeprefix(HUB))
+
+
 def _config(
     sources: "Sources",
     start: str | None,
@@ -308,6 +333,7 @@ def _config(
 ) -> "PretrainConfig":
     """Return the config with the given steps, batches and rates of each training."""
     from dpd_train.pretrain import PretrainConfig
+    from dpd_train.vae import PUBLISHED_DECODER
 
     config = PretrainConfig(
         resolution=sources.resolution,
@@ -319,7 +345,10 @@ def _config(
         split=sources.split,
         shares=sources.shares,
         crops=sources.crops,
+        perceptual_network=given["perceptual_network"],
     )
+    if config.perceptual_network is not None:
+        config = replace(config, decoder=PUBLISHED_DECODER)
     return replace(config, **{name: _changed(getattr(config, name), name, given) for name in TRAININGS})
 
 

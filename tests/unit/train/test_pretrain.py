@@ -1,6 +1,8 @@
 """Pretraining at a tiny size: sizes of the nano base, bit-exact resume, what each stage may change."""
 
 import json
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +10,12 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from torch.nn import functional as F
+from transformers import ResNetConfig as ResNetShape
+from transformers import ResNetForImageClassification, ViTImageProcessor
 
+from dpd_export.card import _pretrain_command
 from dpd_train.attributes import VOCABULARY, caption
+from dpd_train.base_files import model_hash
 from dpd_train.bases import (
     MAX_LENGTH,
     build_tokenizer,
@@ -34,7 +40,10 @@ from dpd_train.vae import (
     statistics_loss,
     train_autoencoder,
 )
+from tests.commands import dpd
 from tests.tiny import SIDE, drawn_scenes, tiny_base
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "COLUMNS": "200"}
 
 
 def test_nano_parts_stay_within_the_sizes_of_the_design(tmp_path: Path) -> None:
@@ -167,14 +176,71 @@ def test_pretrain_goes_on_from_a_base(tmp_path: Path) -> None:
     parts = {
         name: replace(getattr(config, name), **still) for name in ("perceptual", "autoencoder", "decoder", "denoiser")
     }
-    pretrain(scenes, tmp_path / "base", tmp_path / "state", replace(config, **parts))
-    before, after = load_base(str(first)), load_base(str(tmp_path / "base"))
+    pretrain(scenes, tmp_path / "further", tmp_path / "state", replace(config, **parts))
+    before, after = load_base(str(first)), load_base(str(tmp_path / "further"))
     for kind in ("vae", "unet", "text_encoder"):
         old, new = getattr(before, kind).state_dict(), getattr(after, kind).state_dict()
         for name, tensor in old.items():
             torch.testing.assert_close(new[name], tensor, rtol=1e-3, atol=1e-3)  # it is stored in half precision
     for name in ("vocab.json", "merges.txt"):  # the words keep their numbers
-        assert (first / "tokenizer" / name).read_bytes() == (tmp_path / "base" / "tokenizer" / name).read_bytes()
+        assert (first / "tokenizer" / name).read_bytes() == (tmp_path / "further" / "tokenizer" / name).read_bytes()
+
+
+def test_a_decoder_learns_by_a_published_network_and_everything_else_of_the_base_stays(tmp_path: Path) -> None:
+    first, network = tiny_base(tmp_path), tmp_path / "eyes"
+    shape = {"embedding_size": 8, "hidden_sizes": [8, 12, 16], "depths": [1, 1, 1], "layer_type": "basic"}
+    ResNetForImageClassification(ResNetShape(**shape)).save_pretrained(network)
+    ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(network)
+    (network / "README.md").write_text("---\nlicense: mit\n---\n")
+    said = {"pieces": ["denoiser: long ago"], "denoiser": [{"step": 9.0, "loss": 0.25}]}
+    (first / "pretrain.json").write_text(json.dumps(said))
+    scenes, out = drawn_scenes(tmp_path / "scenes", 5), tmp_path / "tuned"
+    options = ["--val-per-class", "2", "--start", str(first), "--resolution", str(SIDE), "--threads", "1"]
+    options += ["--state", str(tmp_path / "state"), "--stage", "decoder,save"]
+    options += ["--set", "decoder_steps=2", "--set", "decoder_batch=3", "--set", "decoder_rate=0.1"]
+    options += ["--perceptual-network", f"hf:{network}"]
+    result = dpd(["pretrain", str(scenes), "--out", str(out), *options], ENVIRONMENT, tmp_path)
+    assert result.returncode == 0, result.stderr
+    before, after = load_base(str(first)), load_base(str(out))
+    for kind in ("unet", "text_encoder"):
+        for name, tensor in getattr(before, kind).state_dict().items():
+            assert torch.equal(getattr(after, kind).state_dict()[name], tensor.half().float()), name
+    assert after.vae.config.scaling_factor == before.vae.config.scaling_factor
+    changed = {
+        name.split(".")[0]
+        for name, tensor in before.vae.state_dict().items()
+        if not torch.equal(after.vae.state_dict()[name], tensor.half().float())
+    }
+    assert changed == {"decoder", "post_quant_conv"}
+    record = json.loads((out / "pretrain.json").read_text(encoding="utf-8"))
+    assert record["denoiser"] == said["denoiser"]
+    assert record["pieces"][0] == "denoiser: long ago"
+    assert record["pieces"][-1].endswith("beside hf:eyes (licence: mit)")
+    assert "2 of 2 steps of 3 images" in record["pieces"][-1]
+    assert record["config"]["perceptual_network"] == "hf:eyes"
+    assert record["perceptual_network"] == {"name": "hf:eyes", "licence": "mit", "sha256": model_hash(network)}
+    assert "--perceptual-network hf:eyes" in _pretrain_command(record)
+    assert str(tmp_path) not in json.dumps(record)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--perceptual-network", "eyes"], "give it as hf:ID_OR_PATH"),
+        (["--perceptual-network", "hf:eyes", "--stage", "denoiser"], "no effect without the stage decoder"),
+        (["--perceptual-network", "hf:no/such", "--stage", "decoder"], "no such folder, and no model of that id"),
+    ],
+)
+def test_a_network_that_cannot_judge_a_decoder_is_refused_at_once(
+    options: list[str], said: str, tmp_path: Path
+) -> None:
+    scenes = drawn_scenes(tmp_path / "scenes", 5)
+    command = ["pretrain", str(scenes), "--start", str(tiny_base(tmp_path)), "--resolution", str(SIDE), *options]
+    command += ["--out", str(tmp_path / "base"), "--state", str(tmp_path / "state")]
+    result = dpd(command, ENVIRONMENT, tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert said in " ".join(result.stderr.split())
+    assert not (tmp_path / "state").exists()
 
 
 def test_statistics_know_a_texture_wherever_its_details_lie() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional
 from transformers import (
     AutoModel,
     BeitImageProcessorPil,
@@ -33,7 +34,7 @@ from transformers import (
 from dpd_runtime.errors import InputError
 from dpd_train.base_files import model_hash
 from dpd_train.compute import autocast
-from dpd_train.published import open_published, read_colours
+from dpd_train.published import check_crops, open_published, read_colours
 from dpd_train.run import check_inputs
 from dpd_train.scenes import open_scenes
 from dpd_train.train import train
@@ -101,6 +102,34 @@ def test_small_images_are_enlarged_to_the_model_s_size_with_a_gradient(tmp_path:
     open_published(str(folder)).features(images).square().sum().backward()  # type: ignore[no-untyped-call]
     assert images.grad is not None
     assert float(images.grad.abs().sum()) > 0
+
+
+def test_crops_show_the_same_square_of_an_image_and_of_its_copy_at_the_model_s_scale(tmp_path: Path) -> None:
+    """Against the model itself, shown the one square of the enlarged image that it can have been."""
+    folder = saved(tmp_path / "eyes", resnet, side=12)
+    images = pixels(2).float()[..., :6, :6] / 127.5 - 1
+    look = open_published(str(folder)).crops(2, torch.Generator().manual_seed(3))
+    maps = look(images)
+    for again, before in zip(look(images), maps, strict=True):
+        assert torch.equal(again, before)
+    large = functional.interpolate(images, (12, 12), mode="bilinear", align_corners=False)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    model, places = AutoModel.from_pretrained(folder).eval(), []
+    for image, found in zip(large, maps[-1], strict=True):
+        squares = image.unfold(1, 6, 1).unfold(2, 6, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        with torch.no_grad():
+            known = model(pixel_values=((squares + 1) / 2 - mean) / std).last_hidden_state
+        errors = (known - found).abs().amax(dim=(1, 2, 3))
+        assert errors.min() < 1e-4
+        places.append(int(errors.argmin()))
+    assert len(set(places)) == 2
+    assert [state.shape[1] for state in maps] == [8, 12, 12]
+
+
+def test_a_network_that_takes_one_size_alone_looks_at_no_crops(tmp_path: Path) -> None:
+    check_crops(str(saved(tmp_path / "eyes", resnet)))
+    with pytest.raises(InputError, match="tokens: does not look at crops of half its side"):
+        check_crops(str(saved(tmp_path / "tokens", vit)))
 
 
 @pytest.mark.parametrize("build", [resnet, vit])
