@@ -66,7 +66,8 @@ class WorkSpeed:
             same with a published model among the four, 0 where none watches.
         published: one image through each published model that watches. judge: one through the one that judges.
         tuning: one fine-tuning step. decoder: one step of tuning the VAE's decoder, 0 for one that is too
-            large for it.
+            large for it. perceptual: one image forward and backward through networks that are trained to judge it, 0
+            where a published one does.
         threads: of PyTorch, from which trainings on one thread are estimated.
     """
 
@@ -75,6 +76,7 @@ class WorkSpeed:
     decoded: float
     tuning: float
     decoder: float
+    perceptual: float
     watched: float = 0.0
     published: float = 0.0
     judge: float = 0.0
@@ -391,7 +393,7 @@ def _perhaps(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
     """Estimated seconds of tuning the decoder, which only a trained teacher can ask for."""
     if task.own_vae or not speed.decoder:
         return {}
-    networks = PERCEPTUAL_VIEWS * plan.perceptual_steps * speed.view
+    networks = PERCEPTUAL_VIEWS * plan.perceptual_steps * speed.perceptual
     return {"VAE decoder": networks + plan.vae_steps * speed.decoder}
 
 

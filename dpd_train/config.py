@@ -133,7 +133,10 @@ class TrainConfig(ImageOptions):
     )
     vae_steps: int = setting(800, "Model", "Training steps of --tune-vae.", study=True)
     perceptual_steps: int = setting(
-        800, "Model", "Training steps of each of the three networks that measure the loss of --tune-vae.", study=True
+        800,
+        "Model",
+        "Training steps of each of the three networks that measure the loss of --tune-vae where no published one does.",
+        study=True,
     )
     lambda_cls: float = setting(0.0, "Model", "Weight of the classification consistency in the loss.")
     judge_on: JudgeOn = setting(

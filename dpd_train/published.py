@@ -147,6 +147,17 @@ class PublishedModel:
         see = partial(checkpoint, self._features, use_reentrant=False) if images.requires_grad else self._features
         return torch.cat([see(part) for part in torch.split(images, CALL)])
 
+    @property
+    def looks_at_crops(self) -> bool:
+        """Whether it takes images of half its side, too, and gives maps of them, as networks of convolutions do."""
+        generator = torch.Generator().manual_seed(0)
+        drawn = 2 * torch.rand((2, 3, 32, 32), generator=generator).to(self.colours.scale.device) - 1
+        try:
+            with torch.no_grad():
+                return all(state.ndim == 4 for state in self.crops(2, generator)(drawn))
+        except (RuntimeError, ValueError):
+            return False
+
     def crops(self, count: int, generator: torch.Generator) -> Callable[[torch.Tensor], list[torch.Tensor]]:
         """A way to look at `count` images in a training: at one crop of each, at the scale that the model knows.
 
@@ -251,16 +262,22 @@ def check_crops(source: str) -> None:
     Raises:
         InputError: as `open_published`, and of a model that takes images of one size alone, or gives no maps.
     """
-    model = open_published(source)
-    drawn = 2 * torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0)) - 1
-    try:
-        fits = all(state.ndim == 4 for state in model.crops(2, torch.Generator().manual_seed(0))(drawn))
-    except (RuntimeError, ValueError):
-        fits = False
-    if not fits:
+    if not open_published(source).looks_at_crops:
         raise InputError(
             f"{HUB}{source}: does not look at crops of half its side, as networks of convolutions do; use one of those"
         )
+
+
+def decoder_judge(watchers: str, device: torch.device | str) -> tuple[str, PublishedModel] | None:
+    """The first published model of `--watchers` that looks at crops, by which a VAE's decoder is tuned, with its name.
+
+    Raises:
+        InputError: as `open_published`.
+    """
+    for name in extra_watchers(watchers):
+        if name.startswith(HUB) and (model := open_published(name.removeprefix(HUB), device)).looks_at_crops:
+            return name, model
+    return None
 
 
 def tried(networks: tuple[Network, ...]) -> tuple[Network, ...]:

@@ -77,7 +77,7 @@ from dpd_train.prototypes import (
     guarantee,
 )
 from dpd_train.prototypes import with_noise as with_noise_on_means
-from dpd_train.published import open_published
+from dpd_train.published import PublishedModel, open_published
 from dpd_train.run import check_matched_counts, matched_count
 from dpd_train.scene_set import SceneSet
 from dpd_train.too_near import drop_too_near, far_enough
@@ -119,7 +119,12 @@ MEANING = {
 
 
 def stages_ahead(
-    config: TrainConfig, *, bands: bool, tuned_decoder: bool, tuning: OtherTuning | None = None
+    config: TrainConfig,
+    *,
+    bands: bool,
+    tuned_decoder: bool,
+    published: bool = False,
+    tuning: OtherTuning | None = None,
 ) -> dict[str, str]:
     """Title and meaning of each stage of a run, none of which is skipped unless an earlier session finished it.
 
@@ -127,10 +132,12 @@ def stages_ahead(
 
     Args:
         config: with the kind of prototypes. bands: whether images carry others than RGB.
-        tuned_decoder: whether the VAE's decoder is trained. tuning: in place of the run's own.
+        tuned_decoder: whether the VAE's decoder is trained. published: whether a published network judges it then.
+        tuning: in place of the run's own.
     """
     listed = ["teacher"]
-    listed += ["VAE"] if bands else ["perceptual networks", "VAE decoder"] * tuned_decoder
+    judges = [] if published else ["perceptual networks"]
+    listed += ["VAE"] if bands else [*judges, "VAE decoder"] * tuned_decoder
     listed += ["encoding", "encoding the validation part", "latent classifier", "captions"]
     if config.steps:
         listed.append("captions of the validation part")
@@ -146,13 +153,16 @@ def stages_ahead(
 # -- The stage that trains the VAE on the user's images: its decoder (`--tune-vae`), or all of it for other bands.
 
 
-def with_tuned_decoder(run: Training, base: Base, pixels: Parts) -> Base:
+def with_tuned_decoder(run: Training, base: Base, pixels: Parts, judge: PublishedModel | None) -> Base:
     """The base with a decoder trained on the run's images.
+
+    judge: published network that compares the images; None trains networks on the same images for it.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
-    return _trained(run, base, decoder_training(run.config), "VAE decoder", _perceptual_networks(run, pixels))
+    training = decoder_training(run.config, published=judge is not None)
+    return _trained(run, base, training, "VAE decoder", judge or _perceptual_networks(run, pixels))
 
 
 def with_vae_of_bands(run: Training, base: Base) -> Base:
@@ -165,7 +175,11 @@ def with_vae_of_bands(run: Training, base: Base) -> Base:
 
 
 def _trained(
-    run: Training, base: Base, training: AutoencoderTraining, stage: str, networks: Sequence[ResNet] | None = None
+    run: Training,
+    base: Base,
+    training: AutoencoderTraining,
+    stage: str,
+    networks: Sequence[ResNet] | PublishedModel | None = None,
 ) -> Base:
     """The base with its VAE trained on the run's images; with networks of a perceptual loss, its decoder alone."""
     vae = train_autoencoder(
@@ -174,7 +188,7 @@ def _trained(
         torch.from_numpy(run.data.held.images),
         training,
         run.state("decoder"),
-        networks or (),
+        () if networks is None else networks,
         decoder_only=networks is not None,
         progress=run.progress(stage),
         device=run.device,

@@ -14,11 +14,11 @@ from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder, worked_in
 from dpd_runtime.remarks import network_remarks
-from dpd_train.base_files import check_base_bands
+from dpd_train.base_files import check_base_bands, public_name
 from dpd_train.bases import Base, load_base
 from dpd_train.captioners import check_captioner
 from dpd_train.compute import Deadline, TimeUp
-from dpd_train.config import AUTO, OWN, TrainConfig, for_bands
+from dpd_train.config import AUTO, HUB, OWN, TrainConfig, for_bands
 from dpd_train.context import (
     Classifiers,
     RunData,
@@ -35,7 +35,7 @@ from dpd_train.context import (
 from dpd_train.distributed import ALONE, Team, Word
 from dpd_train.doors import OtherTuning
 from dpd_train.networks_here import networks_here, remarks, settled
-from dpd_train.published import check_published, tried
+from dpd_train.published import check_published, decoder_judge, tried
 from dpd_train.records import RunRecord
 from dpd_train.run import check_inputs, match_config
 from dpd_train.samples import Stage
@@ -84,15 +84,17 @@ def _train(run: Training, base: Base, tuning: OtherTuning | None, announce: Anno
     """
     config, bands = run.config, bool(run.data.train.bands)
     ahead = partial(stages_ahead, config, bands=bands, tuning=tuning)
-    announce(ahead(tuned_decoder=bool(config.tune_vae)))
+    judge = decoder_judge(config.watchers, run.device) if config.tune_vae and not bands else None
+    announce(ahead(tuned_decoder=bool(config.tune_vae), published=judge is not None))
     pixels = run.pixels
     teacher = train_teacher(run, pixels)
     tuned_vae = bands or wants_tuning(run, base, teacher, pixels)
     if bands:
         base = with_vae_of_bands(run, base)
     elif tuned_vae:
-        announce(ahead(tuned_decoder=True))
-        base = with_tuned_decoder(run, base, pixels)
+        judge = judge or decoder_judge(config.watchers, run.device)
+        announce(ahead(tuned_decoder=True, published=judge is not None))
+        base = with_tuned_decoder(run, base, pixels, None if judge is None else judge[1])
     latents = run.latents(base)
     classifiers = Classifiers(teacher, train_latent_classifier(run, latents))
     phrases = run.phrases(run.data.train, "captions")
@@ -101,6 +103,8 @@ def _train(run: Training, base: Base, tuning: OtherTuning | None, announce: Anno
     made = make_prototypes(run, base, classifiers.latent_classifier, pixels, values, phrases)
     table = prompts(run, base, made, phrases)
     measured = metrics(base, classifiers, pixels[1], latents[1]) | {"decoder_tuned": tuned_vae}
+    if judge is not None:
+        measured["decoder_tuned_by"] = public_name(judge[0].removeprefix(HUB))
     if config.steps:
         measured["noise_levels"] = noise_levels(base, *latents, run.classes, run.device)
     trained = Trained(

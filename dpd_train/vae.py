@@ -342,9 +342,13 @@ PUBLISHED_DECODER = replace(
 compared (recipes/published_networks, pilot d)."""
 
 
-def decoder_training(config: TrainConfig) -> AutoencoderTraining:
-    """The settings of `--tune-vae`: those of the nano base with a lower learning rate."""
-    return replace(DECODER, steps=config.vae_steps, peak_rate=2e-4, seed=config.seed + 1)
+def decoder_training(config: TrainConfig, *, published: bool) -> AutoencoderTraining:
+    """The settings of `--tune-vae`: those of the nano base with a lower learning rate.
+
+    published: whether a published network compares the images.
+    """
+    usual = PUBLISHED_DECODER if published else DECODER
+    return replace(usual, steps=config.vae_steps, peak_rate=2e-4, seed=config.seed + 1)
 
 
 # -- The VAE for images of any bands: the base's own, with a first and a last convolution for them, trained on the

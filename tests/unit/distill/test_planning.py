@@ -61,6 +61,7 @@ SPEEDS = st.builds(
     decoded=seconds,
     tuning=st.floats(1e-3, 5),
     decoder=st.floats(1e-3, 5),
+    perceptual=st.just(0.0) | seconds,
     threads=st.integers(1, 16),
 )
 TASKS = st.builds(
@@ -73,7 +74,7 @@ TASKS = st.builds(
     st.integers(0, 5000),
 )
 MINUTES = st.floats(0.1, 1e4)
-TWO_CORES = WorkSpeed(view=0.0012, call=0.0025, decoded=0.011, tuning=1.4, decoder=0.2, threads=2)
+TWO_CORES = WorkSpeed(view=0.0012, call=0.0025, decoded=0.011, tuning=1.4, decoder=0.2, perceptual=0.0012, threads=2)
 AID = Task(classes=10, images=1170, smallest=117, ipc=10)
 
 
@@ -165,7 +166,7 @@ def test_a_plan_is_the_config_of_a_training() -> None:
 @given(TASKS, SPEEDS, MINUTES)
 @example(  # time that the smaller export frees is enough for one more pair of students
     Task(classes=36, images=720, smallest=20, ipc=9),
-    WorkSpeed(view=0.046875, call=0.015625, decoded=0.03125, tuning=1.0, decoder=0.0625),
+    WorkSpeed(view=0.046875, call=0.015625, decoded=0.03125, tuning=1.0, decoder=0.0625, perceptual=0.046875),
     1162,
 )
 def test_codes_alone_need_no_fine_tuning(task: Task, speed: WorkSpeed, minutes: float) -> None:

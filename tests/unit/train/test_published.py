@@ -296,6 +296,14 @@ def test_it_watches_a_run_whose_record_names_it(tmp_path: Path, monkeypatch: pyt
     assert record["config"]["watchers"] == "own,hf:eyes"
     assert str(tmp_path) not in json.dumps(record["config"]["watchers"])
     assert any(not torch.equal(values, codes[1][name]) for name, values in codes[0].items())
+    announced: list[list[str]] = []
+    config = replace(short, watchers=f"own,hf:{place}", tune_vae=True, vae_steps=1)
+    record = train(
+        scenes, tmp_path / "tuned", config, cache=tmp_path / "cache", announce=lambda ahead: announced.append([*ahead])
+    )
+    assert record["metrics"]["decoder_tuned_by"] == "hf:eyes"
+    assert all("VAE decoder" in stages and "perceptual networks" not in stages for stages in announced)
+    assert not list((tmp_path / "tuned").rglob("perceptual*"))
 
 
 def test_a_run_looks_at_its_watchers_before_anything_is_trained(tmp_path: Path) -> None:
