@@ -11,6 +11,7 @@ from dpd_runtime.remarks import GIVEN_AWAY, SMALL, few_images, network_remarks
 from dpd_runtime.sampler import BLOCK, DEFAULT_SAMPLER
 from dpd_runtime.text import counted
 from dpd_train.config import (  # noqa: TID253 -- loads no PyTorch
+    EARLIER_VIEWS,
     PUBLISHED_IMAGES,
     PUBLISHED_PART,
     PUBLISHED_VIEWS,
@@ -389,6 +390,12 @@ def _matching(steps: int, task: Task, speed: WorkSpeed) -> float:
     return steps * task.classes * task.codes * ((1 - part) * speed.decoded + part * speed.watched)
 
 
+def _earlier_blocks(task: Task, speed: WorkSpeed) -> float:
+    """Seconds in which published networks look at the images of earlier blocks."""
+    images = sum(range(0, task.codes, BLOCK)) * task.classes
+    return images * EARLIER_VIEWS * speed.published
+
+
 def _perhaps(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float]:
     """Estimated seconds of tuning the decoder, which only a trained teacher can ask for."""
     if task.own_vae or not speed.decoder:
@@ -415,7 +422,7 @@ def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
             "watchers": WATCHER_VIEWS * plan.watcher_steps / WATCHER_STEPS * view,
             "starting images": 0 if task.own_vae else task.classes * task.codes * GUIDED * speed.call,
             "statistics": looked_at * view + shown * speed.published,
-            "matching": _matching(plan.matching_steps, task, speed),
+            "matching": _matching(plan.matching_steps, task, speed) + _earlier_blocks(task, speed),
         }
     seconds["export and verification"] = (CODES_VIEWS if task.codes_only else EXPORT_VIEWS) * view
     arms = ARMS + (FULL_TIMES - 1 if task.quick and task.images > SEEN_OFTEN else 0)

@@ -29,6 +29,7 @@ PUBLISHED_IMAGES = 300
 PUBLISHED_PART = 1 / 3
 """Of the steps of each block, the last ones, in which published models watch: with them a step takes three times as
 long, and codes that own networks have matched first teach both kinds more (docs/results.md)."""
+EARLIER_VIEWS = 4  # of an image of an earlier block of codes that a published network looks at
 PUBLISHED_VIEWS = 3000  # least number of views behind them; own networks, which are cheaper, have more
 WATCHERS_HELP = (
     "Networks in whose features codes are matched: auto, which is own and at most two published networks of "

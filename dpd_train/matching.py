@@ -18,7 +18,7 @@ from dpd_runtime.solvers import SOLVERS
 from dpd_train.bases import Base, torch_denoise
 from dpd_train.classifiers import ClassifierTraining, Labelled, Plan, load_pool, train_pool
 from dpd_train.compute import NEVER, Deadline, TimeUp, autocast, load_state, step_generator, to_device
-from dpd_train.config import WATCHER_STEPS
+from dpd_train.config import EARLIER_VIEWS, WATCHER_STEPS
 from dpd_train.loop import State, Task, train
 from dpd_train.networks import AttentionConfig, Classifier, ResNet, ResNetConfig, Shape, predict
 from dpd_train.symmetry import ORDER, d4_each
@@ -377,6 +377,10 @@ class _Block:
         before = codes[:, : self._columns.start]
         with torch.no_grad():
             self._settled = self._images(before) if before.numel() else None
+        self._seed, self._kept = (
+            step_generator(matching.seed, -1 - number).initial_seed(),
+            dict[int, list[torch.Tensor]](),
+        )
 
     @property
     def task(self) -> Task:
@@ -424,7 +428,7 @@ class _Block:
         images = self._images(self._free)
         seen = images.detach().requires_grad_()
         for number in chosen:
-            loss = self._seen_by(self._watchers[number], seen, generator) / len(chosen)
+            loss = self._seen_by(number, seen, generator) / len(chosen)
             loss.backward()  # type: ignore[no-untyped-call]
         assert seen.grad is not None
         near_start: torch.Tensor = F.mse_loss(self._free, self._start)
@@ -438,23 +442,46 @@ class _Block:
         own = [number for number in order if not self._watchers[number].extra]
         return [*extra, *own[: WATCHERS - len(extra)]]
 
-    def _seen_by(self, watcher: Watcher, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _seen_by(self, number: int, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """The loss of decoded images [classes · k, 3, H, W] by one watcher, in a random view."""
-        weights = self._weights
+        watcher, weights = self._watchers[number], self._weights
         settled = 0 if self._settled is None else len(self._settled)
         view = View(generator, len(images) + settled, images.shape[-1], self._device)
         seen, logits = watcher.see(view(images, 0))
         features = self._of_classes(watcher, seen)
         if self._settled is not None:
-            with torch.no_grad():
-                before, _ = watcher.see(view(self._settled, len(images)))
-            features = torch.cat([self._of_classes(watcher, before), features], dim=1)
+            if watcher.extra:
+                before = self._kept_views(number, self._settled)
+                earlier = before[int(torch.randint(len(before), (1,), generator=generator))]
+            else:
+                earlier = self._earlier(watcher, view(self._settled, len(images)))
+            features = torch.cat([earlier, features], dim=1)
         means, deviations = moment_losses(features, watcher.statistics)
         loss = weights.means * means + weights.deviations * deviations
         loss = loss + weights.ridge * ridge_loss(features, watcher.statistics)
         if logits is not None:
             loss = loss + weights.opinion * F.cross_entropy(logits, self._labels.repeat_interleave(self._free.shape[1]))
         return loss
+
+    def _kept_views(self, number: int, settled: torch.Tensor) -> list[torch.Tensor]:
+        """What an extra watcher sees of the earlier blocks' images in EARLIER_VIEWS random views.
+
+        It is computed once: of four blocks it would take about as long in each step as the step's own images.
+        """
+        if number not in self._kept:
+            generator = torch.Generator().manual_seed(self._seed)
+            self._kept[number] = [
+                self._earlier(
+                    self._watchers[number], View(generator, len(settled), settled.shape[-1], self._device)(settled)
+                )
+                for _ in range(EARLIER_VIEWS)
+            ]
+        return self._kept[number]
+
+    @torch.no_grad()
+    def _earlier(self, watcher: Watcher, settled: torch.Tensor) -> torch.Tensor:
+        """Features [classes, n, F] of the earlier blocks' images."""
+        return self._of_classes(watcher, watcher.see(settled)[0])
 
     def _of_classes(self, watcher: Watcher, seen: torch.Tensor) -> torch.Tensor:
         features = watcher.statistics.standard(seen)

@@ -136,6 +136,15 @@ def test_estimates_add_up_by_what_they_count(task: Task, speed: WorkSpeed) -> No
         assert one["matching"] == pytest.approx(100 * task.classes * task.codes * speed.decoded)
 
 
+def test_a_published_network_looks_at_the_images_of_earlier_blocks_in_four_views() -> None:
+    """Of fifty codes a class the later four blocks see 10, 20, 30 and 40 earlier images of each class."""
+    task = replace(AID, ipc=50)
+    speed = replace(TWO_CORES, watched=0.06, published=0.02)
+    shown = estimated(full_plan(0, 300), task, speed).seconds["matching"]
+    steps = 300 * 500 * (2 * speed.decoded + speed.watched) / 3
+    assert shown == pytest.approx(steps + 4 * 10 * (10 + 20 + 30 + 40) * 0.02)
+
+
 def test_ninety_minutes_on_two_idle_cores_are_full_stages_and_much_matching() -> None:
     plan = make_plan(AID, TWO_CORES, 90)
     assert 70 * 60 < plan.longest <= 90 * 60

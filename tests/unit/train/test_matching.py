@@ -174,12 +174,14 @@ def test_codes_take_on_the_colours_of_their_classes(watchers: list[Watcher], tmp
     assert away(codes) < 0.1
 
 
-def test_codes_follow_the_gradient_of_the_published_sum(tmp_path: Path) -> None:
+@pytest.mark.parametrize("extra", [False, True])
+def test_codes_follow_the_gradient_of_the_published_sum(extra: bool, tmp_path: Path) -> None:
     """Of images of one colour, which every view leaves as they are: two blocks, by Adam on the loss written out."""
     images, labels = coloured(40, 1)
     seen = [seeing(m, logits=logits) for m, logits in ((network(1), True), (network(2), False))]
     watchers = [
-        Watcher(s, measure(features_of(network(i + 1)), images, labels, CLASSES, 6, CPU)) for i, s in enumerate(seen)
+        Watcher(s, measure(features_of(network(i + 1)), images, labels, CLASSES, 6, CPU), extra=extra and i == 1)
+        for i, s in enumerate(seen)
     ]
     first = Weights(means=2.0, deviations=3.0, ridge=0.7, opinion=0.9, near_start=40.0)
     later = Weights(means=0.6, deviations=5.0, ridge=1.3, opinion=1.7, near_start=20.0)
@@ -307,7 +309,26 @@ def test_watchers_that_join_late_see_the_last_steps_of_each_block_and_the_rate_b
     assert seen
 
 
-def test_sessions_of_one_step_end_where_an_uninterrupted_run_does(watchers: list[Watcher], tmp_path: Path) -> None:
+def test_an_extra_watcher_looks_at_earlier_blocks_four_times_in_all(tmp_path: Path) -> None:
+    """A published network takes as long for the forty images of four blocks as for the ten that are matched."""
+    images, labels = coloured(40, 1)
+    model, looks = network(1), list[int]()
+
+    def see(images: torch.Tensor) -> tuple[torch.Tensor, None]:
+        looks.append(0 if images.requires_grad else len(images))
+        return features_of(model)(images), None
+
+    statistics = measure(features_of(model), images, labels, CLASSES, 6, CPU)
+    watcher = Watcher(see, statistics, extra=True)
+    match_codes(start(21), decode, [watcher], Matching(steps=6), state=tmp_path / "state")
+    assert [look for look in looks if look] == [*[10 * CLASSES] * 4, *[20 * CLASSES] * 4]
+
+
+@pytest.mark.parametrize("extra", [False, True])
+def test_sessions_of_one_step_end_where_an_uninterrupted_run_does(
+    extra: bool, watchers: list[Watcher], tmp_path: Path
+) -> None:
+    watchers = [*watchers[:-1], replace(watchers[-1], extra=extra)]
     matching, begun = Matching(steps=2), start(11)
     whole = match_codes(begun, decode, watchers, matching, state=tmp_path / "whole")
     stops = []
