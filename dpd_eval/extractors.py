@@ -18,11 +18,11 @@ from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.errors import DataError, DiskError, InputError
 from dpd_runtime.files import cache_folder, is_own, write_atomically
 from dpd_runtime.text import counted
-from dpd_train.base_files import find_model, first_sentence, image_model, image_processor, public_name
 from dpd_train.classifiers import ClassifierTraining, train_classifier
 from dpd_train.compute import has_bfloat16, load_state, one_thread
 from dpd_train.config import HUB
 from dpd_train.encoders import Encoder
+from dpd_train.model_files import find_model, first_sentence, image_model, image_processor, public_name
 from dpd_train.networks import ResNet, ResNetConfig, count_parameters
 from dpd_train.scene_set import SceneSet, to_float
 from dpd_train.symmetry import ORDER, d4

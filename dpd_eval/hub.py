@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpd_runtime.errors import InputError
-from dpd_train.base_files import find_model, model_hash, partial_model, refuse_random
 from dpd_train.config import HUB
+from dpd_train.model_files import find_model, model_hash, partial_model, refuse_random
 
 if TYPE_CHECKING:
     from torch import nn

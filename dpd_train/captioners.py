@@ -18,7 +18,7 @@ from dpd_runtime.errors import DiskError, InputError
 from dpd_runtime.files import is_own
 from dpd_train import attributes
 from dpd_train.attributes import Captioner, Phrases
-from dpd_train.base_files import find_model
+from dpd_train.model_files import find_model
 from dpd_train.scene_set import SceneSet
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from dpd_train.attributes import (
     Phrases,
     parse,
 )
-from dpd_train.base_files import check_tokenizer, complete_model, find_model, image_processor, model_hash, opened
+from dpd_train.model_files import check_tokenizer, complete_model, find_model, image_processor, model_hash, opened
 
 # -- The captioner `clip:ID`: a CLIP or SigLIP model scores the phrases of a fixed vocabulary, group by group.
 #

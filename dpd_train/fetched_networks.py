@@ -18,7 +18,7 @@ from typing import Any
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import check_writable
-from dpd_train.base_files import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME
+from dpd_train.model_files import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME
 
 DOWNLOAD_SECONDS = 1800
 SIDE, MEAN, STD = 224, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -13,7 +13,8 @@ from typing import Any
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import expanded
 from dpd_runtime.text import counted, printable
-from dpd_train.base_files import (
+from dpd_train.config import AUTO, HUB, OWN, extra_watchers
+from dpd_train.model_files import (
     NETWORKS,
     OF_TIMM,
     PROCESSOR_NAMES,
@@ -26,7 +27,6 @@ from dpd_train.base_files import (
     networks_folder,
     read_config,
 )
-from dpd_train.config import AUTO, HUB, OWN, extra_watchers
 
 WATCHING = 2  # networks: a step shows images to one of them, but each adds its statistics
 LARGEST = 60_000_000

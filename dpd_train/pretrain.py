@@ -19,15 +19,7 @@ from dpd_runtime.files import dumps, write_atomically
 from dpd_runtime.text import counted
 from dpd_runtime.versions import package_versions
 from dpd_train.attributes import VOCABULARY, describe_many
-from dpd_train.base_files import (
-    RECORD_NAME,
-    base_folder,
-    check_base_bands,
-    find_model,
-    licence_of,
-    model_hash,
-    public_name,
-)
+from dpd_train.base_files import RECORD_NAME, base_folder, check_base_bands
 from dpd_train.bases import (
     LATENT_CHANNELS,
     Base,
@@ -49,6 +41,7 @@ from dpd_train.classifiers import ClassifierTraining, Labelled
 from dpd_train.compute import Deadline, TimeUp, hardware, load_state, without_prefix
 from dpd_train.config import HUB, STAGES, Stage
 from dpd_train.denoiser import DenoiserTraining, LatentData, train_denoiser
+from dpd_train.model_files import find_model, licence_of, model_hash, public_name
 from dpd_train.networks import ResNet
 from dpd_train.pool import Pool, Sources, read_pool
 from dpd_train.published import PublishedModel, open_published

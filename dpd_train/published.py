@@ -14,7 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from dpd_runtime.errors import InputError
 from dpd_runtime.text import counted
-from dpd_train.base_files import (
+from dpd_train.compute import autocast
+from dpd_train.config import HUB, extra_watchers
+from dpd_train.model_files import (
     CONFIG_NAME,
     OF_TIMM,
     PROCESSOR_NAMES,
@@ -24,8 +26,6 @@ from dpd_train.base_files import (
     is_of_timm,
     read_config,
 )
-from dpd_train.compute import autocast
-from dpd_train.config import HUB, extra_watchers
 from dpd_train.networks_here import WATCHING, Network, bands_of
 
 PROCESSOR_NAME = PROCESSOR_NAMES[0]

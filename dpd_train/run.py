@@ -21,20 +21,12 @@ from dpd_runtime.files import (
 )
 from dpd_runtime.remarks import SceneSides, network_remarks, other_side, recorded_sides, size_remarks
 from dpd_runtime.text import called, differing, shown
-from dpd_train.base_files import (
-    base_folder,
-    base_sides,
-    check_base,
-    find_model,
-    licence_of,
-    model_hash,
-    networks_folder,
-    public_name,
-)
+from dpd_train.base_files import base_folder, base_sides, check_base
 from dpd_train.captioners import check_captioner_source
 from dpd_train.config import AUTO, HUB, OWN, WATCHER_STEPS, TrainConfig, extra_watchers, renamed
 from dpd_train.doors import open_named
 from dpd_train.encoders import open_encoder
+from dpd_train.model_files import find_model, licence_of, model_hash, networks_folder, public_name
 from dpd_train.rasters import require_rasterio
 from dpd_train.records import RunRecord, convert
 from dpd_train.samples import samples_of

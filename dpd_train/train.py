@@ -14,7 +14,7 @@ from dpd_runtime.annotations import Progress
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder, worked_in
 from dpd_runtime.remarks import network_remarks
-from dpd_train.base_files import check_base_bands, public_name
+from dpd_train.base_files import check_base_bands
 from dpd_train.bases import Base, load_base
 from dpd_train.captioners import check_captioner
 from dpd_train.compute import Deadline, TimeUp
@@ -34,6 +34,7 @@ from dpd_train.context import (
 )
 from dpd_train.distributed import ALONE, Team, Word
 from dpd_train.doors import OtherTuning
+from dpd_train.model_files import public_name
 from dpd_train.networks_here import networks_here, remarks, settled
 from dpd_train.published import check_published, decoder_judge, tried
 from dpd_train.records import RunRecord

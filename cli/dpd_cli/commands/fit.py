@@ -78,7 +78,7 @@ def fit_command(
 
 def _hint(backbone: str, distilled: Path, watched: tuple[str, ...] | None) -> str | None:
     """A line where the backbone is no network that watched the codes; None where it is, or nothing is known."""
-    from dpd_train.base_files import public_name
+    from dpd_train.model_files import public_name
 
     if watched == ():
         return (

@@ -17,7 +17,7 @@ from dpd_neighbours.foreground.decisions import MAP, Masks
 from dpd_runtime.annotations import Images, Int64, Pixels, Progress
 from dpd_runtime.errors import InputError
 from dpd_train.attributes import class_words
-from dpd_train.base_files import check_tokenizer, complete_model, find_model, image_processor, model_hash, opened
+from dpd_train.model_files import check_tokenizer, complete_model, find_model, image_processor, model_hash, opened
 
 if TYPE_CHECKING:
     import torch

@@ -15,8 +15,8 @@ from transformers import AutoModelForImageClassification
 
 from dpd_runtime.errors import InputError
 from dpd_train import fetched_networks
-from dpd_train.base_files import licence_of, model_hash
 from dpd_train.fetched_networks import KNOWN, Published, fetch
+from dpd_train.model_files import licence_of, model_hash
 from dpd_train.published import open_published
 
 NAME = "efficientnet-lite0"

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 from transformers import AutoImageProcessor, CLIPImageProcessor
 from transformers.utils import logging as of_transformers
 
-from dpd_train.base_files import image_processor
+from dpd_train.model_files import image_processor
 
 NEW = find_spec("transformers.image_processing_backends") is not None
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from dpd_runtime.errors import InputError
-from dpd_train.base_files import find_model, licence_of, networks_folder
 from dpd_train.config import TrainConfig
+from dpd_train.model_files import find_model, licence_of, networks_folder
 from dpd_train.networks_here import (
     LARGEST,
     forbids_derivatives,
@@ -183,7 +183,7 @@ def test_a_model_of_timm_names_no_file_and_no_hub(
     other: dict[str, Any], networks: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """timm opens pickles by checkpoint_path, and fetches by hf-hub:."""
-    monkeypatch.setattr("dpd_train.base_files.find_spec", lambda name: "there")
+    monkeypatch.setattr("dpd_train.model_files.find_spec", lambda name: "there")
     folder = network(networks / "eyes")
     harmless = {"architecture": "resnet18", "pretrained_cfg": {}, "model_args": {"depths": [1, 2], "num_classes": 3}}
     for config, refused in ((harmless, False), (harmless | other, True)):
@@ -201,7 +201,7 @@ def test_a_model_of_timm_needs_timm(networks: Path, hub: Path, monkeypatch: pyte
         (None, "it is a model of timm, which is not installed; pip install timm"),
         ("there", None),
     ):
-        monkeypatch.setattr("dpd_train.base_files.find_spec", lambda name, found=installed: found)
+        monkeypatch.setattr("dpd_train.model_files.find_spec", lambda name, found=installed: found)
         assert [one.fault for one in networks_here()] == [fault]
 
 

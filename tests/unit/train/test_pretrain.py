@@ -15,7 +15,6 @@ from transformers import ResNetForImageClassification, ViTImageProcessor
 
 from dpd_export.card import _pretrain_command
 from dpd_train.attributes import VOCABULARY, caption
-from dpd_train.base_files import model_hash
 from dpd_train.bases import (
     MAX_LENGTH,
     build_tokenizer,
@@ -27,6 +26,7 @@ from dpd_train.bases import (
     nano_vae,
     with_attention,
 )
+from dpd_train.model_files import model_hash
 from dpd_train.networks import ResNet, ResNetConfig, count_parameters, latent_classifier_shape, teacher_shape
 from dpd_train.pretrain import PretrainConfig, pretrain
 from dpd_train.symmetry import ORDER, d4, random_d4

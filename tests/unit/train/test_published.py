@@ -32,8 +32,8 @@ from transformers import (
 )
 
 from dpd_runtime.errors import InputError
-from dpd_train.base_files import model_hash
 from dpd_train.compute import autocast
+from dpd_train.model_files import model_hash
 from dpd_train.published import check_crops, open_published, read_colours
 from dpd_train.run import check_inputs
 from dpd_train.scenes import open_scenes

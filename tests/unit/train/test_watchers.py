@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from dpd_neighbours.swimdiff.folder import save_encoder
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.base_files import model_hash
 from dpd_train.config import TrainConfig, extra_watchers, renamed
 from dpd_train.encoders import open_encoder
 from dpd_train.matching import Watcher, embed, maps_of
+from dpd_train.model_files import model_hash
 from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.run import check_inputs, found_by_name, match_config, names_folders, read_unfinished, recorded
 from dpd_train.scenes import open_scenes
