@@ -67,8 +67,8 @@ class WorkSpeed:
             same with a published model among the four, 0 where none watches.
         published: one image through each published model that watches. judge: one through the one that judges.
         tuning: one fine-tuning step. decoder: one step of tuning the VAE's decoder, 0 for one that is too
-            large for it. perceptual: one image forward and backward through networks that are trained to judge it, 0
-            where a published one does.
+            large for it. perceptual: as `view`, for networks that are trained to compare its images; 0 where a
+            published one does.
         threads: of PyTorch, from which trainings on one thread are estimated.
     """
 

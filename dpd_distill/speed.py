@@ -78,7 +78,7 @@ def measure_speed(
     watchers = settled(config.watchers, networks_here() if config.watchers == AUTO else ())
     names = [name for name in extra_watchers(watchers) if name.startswith(HUB)]
     published = [open_published(name.removeprefix(HUB), device) for name in names]
-    decoder_judge = next((model for model in published if model.looks_at_crops), None)
+    compares = next((model for model in published if model.looks_at_crops), None)  # what `decoder_judge` chooses
     judges = [] if judge is None else [open_published(judge, device)]
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         place = Path(folder)
@@ -98,7 +98,7 @@ def measure_speed(
             ),
             "published": lambda: _published_seconds(published, images[:CLASSES], device),
             "judge": lambda: _published_seconds(judges, images[:CLASSES], device),
-            "decoder": lambda: _decoder_seconds(base, images, config, device, place, decoder_judge) if tuned else 0.0,
+            "decoder": lambda: _decoder_seconds(base, images, config, device, place, compares) if tuned else 0.0,
             "tuning": lambda: _tuning_seconds(base, latents, labels, config, device, place),
         }
         seconds: dict[str, float] = {}
@@ -106,7 +106,7 @@ def measure_speed(
             progress(done, len(kinds))
             seconds[name] = measure()
         progress(len(kinds), len(kinds))
-        seconds["perceptual"] = 0.0 if decoder_judge else seconds["view"]
+        seconds["perceptual"] = 0.0 if compares else seconds["view"]
         return WorkSpeed(**seconds, threads=torch.get_num_threads())
 
 
@@ -194,14 +194,14 @@ def _decoder_seconds(
     config: TrainConfig,
     device: torch.device,
     place: Path,
-    judge: PublishedModel | None,
+    compares: PublishedModel | None,
 ) -> float:
     bytes_ = ((images.permute(0, 2, 3, 1) + 1) * 127.5).to(torch.uint8)
     parts, short, state = (bytes_, bytes_[:CLASSES]), TrainConfig(vae_steps=STEPS, seed=config.seed), place / "decoder"
-    carries, networks = config.reading.carries, judge or list[ResNet]()
-    if not carries and judge is None:
+    carries, networks = config.reading.carries, compares or list[ResNet]()
+    if not carries and compares is None:
         networks = [ResNet(shape).eval().requires_grad_(False) for shape in perceptual_shapes(CLASSES)]
-    training = bands_training(short) if carries else decoder_training(short, published=judge is not None)
+    training = bands_training(short) if carries else decoder_training(short, published=compares is not None)
     return step_seconds(
         lambda tell: train_autoencoder(base.vae, *parts, training, state, networks, not carries, tell, device=device)
     )

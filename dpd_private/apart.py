@@ -28,8 +28,9 @@ def check_base_apart(name: str, folder: Path, classes: Sequence[str]) -> list[st
     for path in (folder / RECORD_NAME, folder.parent / "run.json"):
         if path.is_file():
             record = read_object(path, f"base {name!r}: {path.name}", "copy the base again")
-            earlier = record.get("base_pretraining")
-            for data in (record.get("data"), earlier.get("data") if isinstance(earlier, dict) else None):
+            part: object = record
+            while isinstance(part, dict):  # a base may begin at another one
+                data, part = part.get("data"), part.get("base_pretraining")
                 known |= {_letters(entry) for entry in (data.get("classes") or {})} if isinstance(data, dict) else set()
     shared = [class_name for class_name in classes if _letters(class_name) in known]
     if 2 * len(shared) >= len(classes):

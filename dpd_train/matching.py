@@ -18,7 +18,7 @@ from dpd_runtime.solvers import SOLVERS
 from dpd_train.bases import Base, torch_denoise
 from dpd_train.classifiers import ClassifierTraining, Labelled, Plan, load_pool, train_pool
 from dpd_train.compute import NEVER, Deadline, TimeUp, autocast, load_state, step_generator, to_device
-from dpd_train.config import EARLIER_VIEWS, WATCHER_STEPS
+from dpd_train.config import WATCHER_STEPS
 from dpd_train.loop import State, Task, train
 from dpd_train.networks import AttentionConfig, Classifier, ResNet, ResNetConfig, Shape, predict
 from dpd_train.symmetry import ORDER, d4_each
@@ -233,13 +233,15 @@ class Watcher:
     """What codes are matched in, and its statistics of the training images.
 
     extra: beside the run's own networks, such as an encoder without labels. part: of each block's steps, the last ones,
-        in which it watches.
+        in which it watches. earlier_views: of the images of earlier blocks, which it looks at once each; None looks in
+        each step, in the view of that step.
     """
 
     see: See
     statistics: Statistics
     extra: bool = False
     part: float = 1.0
+    earlier_views: int | None = None
 
 
 def seeing_only(features: Features) -> See:
@@ -450,9 +452,9 @@ class _Block:
         seen, logits = watcher.see(view(images, 0))
         features = self._of_classes(watcher, seen)
         if self._settled is not None:
-            if watcher.extra:
-                before = self._kept_views(number, self._settled)
-                earlier = before[int(torch.randint(len(before), (1,), generator=generator))]
+            if watcher.earlier_views is not None:
+                kept = self._kept_views(number, self._settled)
+                earlier = kept[int(torch.randint(len(kept), (1,), generator=generator))]
             else:
                 earlier = self._earlier(watcher, view(self._settled, len(images)))
             features = torch.cat([earlier, features], dim=1)
@@ -464,9 +466,9 @@ class _Block:
         return loss
 
     def _kept_views(self, number: int, settled: torch.Tensor) -> list[torch.Tensor]:
-        """What an extra watcher sees of the earlier blocks' images in EARLIER_VIEWS random views.
+        """What a watcher sees of the earlier blocks' images in its few random views, computed once.
 
-        It is computed once: of four blocks it would take about as long in each step as the step's own images.
+        A published network would take as long for four blocks' images in each step as for the step's own.
         """
         if number not in self._kept:
             generator = torch.Generator().manual_seed(self._seed)
@@ -474,7 +476,7 @@ class _Block:
                 self._earlier(
                     self._watchers[number], View(generator, len(settled), settled.shape[-1], self._device)(settled)
                 )
-                for _ in range(EARLIER_VIEWS)
+                for _ in range(self._watchers[number].earlier_views or 0)
             ]
         return self._kept[number]
 

@@ -39,7 +39,7 @@ from dpd_train.bases import (
 from dpd_train.captions import CaptionTable, caption_table
 from dpd_train.classifiers import ClassifierTraining, Labelled
 from dpd_train.compute import Deadline, TimeUp, hardware, load_state, without_prefix
-from dpd_train.config import HUB, STAGES, Stage
+from dpd_train.config import HUB, STAGES, TRAININGS, Stage
 from dpd_train.denoiser import DenoiserTraining, LatentData, train_denoiser
 from dpd_train.model_files import find_model, licence_of, model_hash, public_name
 from dpd_train.networks import ResNet
@@ -97,7 +97,7 @@ class PretrainConfig:
             scale_probability=0.1,
         )
     )
-    decoder: AutoencoderTraining = DECODER
+    decoder: AutoencoderTraining = DECODER  # beside a published network PUBLISHED_DECODER suits
     denoiser: DenoiserTraining = field(
         default_factory=lambda: DenoiserTraining(
             steps=8000, direction_weight=0.5, decoder_weight=0.1, min_snr_gamma=None
@@ -242,6 +242,7 @@ def _decoder_stage(work: _Work, progress: Progress) -> None:
         device=work.device,
         deadline=work.deadline,
         weights=work.pool.weights,
+        about={"beside": _network(work.config)},
     )
 
 
@@ -305,17 +306,38 @@ def _denoiser_stage(work: _Work, progress: Progress) -> tuple[Base, list[dict[st
     return replace(base, unet=trained_unet.eval(), text_encoder=trained_text.eval()), history
 
 
-def _saved(work: _Work, progress: Progress) -> tuple[Base, list[dict[str, float]]]:
-    """What the stage save writes without the stage denoiser: the denoiser is trained if it has to be.
+def _decoder_alone(work: _Work) -> bool:
+    """Whether nothing but the decoder of the base that the run starts from was trained, or is to be.
 
-    With the decoder alone trained anew, latents and so the denoiser are those of the base that the run starts from.
+    Latents, and so the denoiser, are those of that base then.
     """
-    start = work.config.start
-    others = (work.joint, work.state / "denoiser.safetensors")
-    if start is None or not work.decoder.exists() or any(path.exists() for path in others):
+    config, others = work.config, (work.joint, work.state / "denoiser.safetensors")
+    asked = config.attention_levels is not None or config.denoiser != PretrainConfig().denoiser
+    return config.start is not None and work.decoder.exists() and not asked and not any(map(Path.exists, others))
+
+
+def _saved(work: _Work, progress: Progress) -> tuple[Base, list[dict[str, float]]]:
+    """What the stage save writes without the stage denoiser: the denoiser is trained if it has to be."""
+    if not _decoder_alone(work):
         return _denoiser_stage(work, progress)
+    start = str(work.config.start)
     base = replace(load_base(start), vae=_stored_vae(work.config, work.decoder), tokenizer=_tokenizer(work))
     return base, recorded(start).get("denoiser", [])
+
+
+def _check_decoder(work: _Work, stages: Sequence[Stage]) -> None:
+    """Check that a decoder of the state was trained beside the network that the config names, as the record says so.
+
+    Raises:
+        InputError: it was not.
+    """
+    if not work.decoder.exists() or not {"decoder", "save"} & {*stages}:
+        return
+    known, asked = load_state(work.decoder)[1].get("beside"), _network(work.config)
+    if (known or {}).get("sha256") != (asked or {}).get("sha256"):
+        way = f"give --perceptual-network {known['name']}" if known else "leave out --perceptual-network"
+        beside = f"beside {known['name']}" if known else "beside networks of its own"
+        raise InputError(f"{work.state}: its decoder was trained {beside}; {way}, or another --state")
 
 
 def _record(work: _Work, stage: Stage, timing: dict[str, float]) -> None:
@@ -336,12 +358,16 @@ def _metrics(work: _Work, base: Base, history: list[dict[str, float]]) -> dict[s
     held, held_of = work.pixels[1], work.pool.held_of
     train, validation = (_latents(base.vae, scenes, work) for scenes in (work.pool.train, work.pool.held))
     several = held_of if len(held_of) > 1 else {}
-    start, network = work.config.start, _network(work.config)
-    named = {"start": None if start is None else Path(start).name}
-    named |= {"perceptual_network": None if network is None else network["name"]}
+    start, network, config = work.config.start, _network(work.config), asdict(work.config)
+    config["start"] = None if start is None else Path(start).name
+    config["perceptual_network"] = None if network is None else network["name"]
+    more: dict[str, Any] = {} if network is None else {"perceptual_network": network}
+    if _decoder_alone(work):
+        config = {name: value for name, value in config.items() if name not in TRAININGS or name == "decoder"}
+        config["stage"], more["base_pretraining"] = "decoder,save", recorded(str(start))
     return {
-        "config": asdict(work.config) | named,
-        **({} if network is None else {"perceptual_network": network}),
+        "config": config,
+        **more,
         "pieces": pieces(work.state, work.config.start),
         "hardware": hardware(work.device),
         "versions": package_versions("torch", "diffusers", "transformers"),
@@ -355,7 +381,7 @@ def _metrics(work: _Work, base: Base, history: list[dict[str, float]]) -> dict[s
 
 
 def _network(config: PretrainConfig) -> dict[str, str | None] | None:
-    """Name, licence and hash of the published network, for the record."""
+    """Name, licence and hash of the published network, for state and record."""
     if config.perceptual_network is None:
         return None
     source = config.perceptual_network.removeprefix(HUB)
@@ -406,6 +432,7 @@ def pretrain(
 
 
 def _pretrained(work: _Work, out: Path, stages: Sequence[Stage], progress: Callable[[str], Progress]) -> dict[str, Any]:
+    _check_decoder(work, stages)
     timing: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
     stage: Stage = "perceptual"

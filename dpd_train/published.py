@@ -154,27 +154,31 @@ class PublishedModel:
         drawn = 2 * torch.rand((2, 3, 32, 32), generator=generator).to(self.colours.scale.device) - 1
         try:
             with torch.no_grad():
-                return all(state.ndim == 4 for state in self.crops(2, generator)(drawn))
-        except (RuntimeError, ValueError):
+                return all(state.ndim == 4 for state in self.crops(drawn.shape, generator)(drawn))
+        except Exception:  # models that take one size alone say so in many ways
             return False
 
-    def crops(self, count: int, generator: torch.Generator) -> Callable[[torch.Tensor], list[torch.Tensor]]:
-        """A way to look at `count` images in a training: at one crop of each, at the scale that the model knows.
+    def crops(self, shape: torch.Size, generator: torch.Generator) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+        """A way to look at images in a training: at one crop of each, at the scale that the model knows.
 
-        An image is enlarged to the model's side, and a square of half that side is shown, which costs a quarter.
-        Images and their copies are cut at the same places.
+        An image is enlarged to the model's side, and a square of half that side is shown, which costs a quarter; larger
+        images are shown as they are, as their details would go. Images and their copies are cut at the same places.
+
+        shape: of the images, [n, 3, H, H].
 
         Returns:
-            images [n, 3, H, W] in [-1, 1] → maps [n, C, h, w] at the end of every stage but the stem, and of the last
+            images in [-1, 1] → maps [n, C, h, w] at the end of every stage but the stem, and of the last
             layer.
         """
         side = self.colours.side
         assert side is not None  # every opened model has one
-        kept = side // 2
-        corners = torch.randint(side - kept + 1, (count, 2), generator=generator).tolist()
+        kept, shown = side // 2, max(side, shape[-1])
+        corners = torch.randint(shown - kept + 1, (shape[0], 2), generator=generator).tolist()
 
         def look(images: torch.Tensor) -> list[torch.Tensor]:
-            large = F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
+            large = images
+            if shown > shape[-1]:
+                large = F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
             cut = [x[:, i : i + kept, j : j + kept] for x, (i, j) in zip(large, corners, strict=True)]
             states, last = self._states(torch.stack(cut) * self.colours.scale + self.colours.shift)
             return [*states, last]
@@ -264,20 +268,19 @@ def check_crops(source: str) -> None:
     """
     if not open_published(source).looks_at_crops:
         raise InputError(
-            f"{HUB}{source}: does not look at crops of half its side, as networks of convolutions do; use one of those"
+            f"{HUB}{source}: does not look at crops of half its side, as networks of convolutions do; use one of "
+            "those, such as efficientnet-lite0 (dpd data fetch)"
         )
 
 
-def decoder_judge(watchers: str, device: torch.device | str) -> tuple[str, PublishedModel] | None:
-    """The first published model of `--watchers` that looks at crops, by which a VAE's decoder is tuned, with its name.
+def decoder_judge(watchers: str) -> str | None:
+    """Folder or id of the first published model of `--watchers` that looks at crops, by which a decoder is tuned.
 
     Raises:
         InputError: as `open_published`.
     """
-    for name in extra_watchers(watchers):
-        if name.startswith(HUB) and (model := open_published(name.removeprefix(HUB), device)).looks_at_crops:
-            return name, model
-    return None
+    sources = [name.removeprefix(HUB) for name in extra_watchers(watchers) if name.startswith(HUB)]
+    return next((source for source in sources if open_published(source).looks_at_crops), None)
 
 
 def tried(networks: tuple[Network, ...]) -> tuple[Network, ...]:

@@ -33,7 +33,15 @@ from dpd_train.bases import (
 from dpd_train.captions import PromptTable, aggregate_prompts, caption_table, embed
 from dpd_train.classifiers import ClassifierTraining, Labelled, evenly, trained_classifier
 from dpd_train.compute import placed
-from dpd_train.config import HUB, PUBLISHED_IMAGES, PUBLISHED_PART, PUBLISHED_VIEWS, TrainConfig, extra_watchers
+from dpd_train.config import (
+    EARLIER_VIEWS,
+    HUB,
+    PUBLISHED_IMAGES,
+    PUBLISHED_PART,
+    PUBLISHED_VIEWS,
+    TrainConfig,
+    extra_watchers,
+)
 from dpd_train.context import (
     Classifiers,
     MadePrototypes,
@@ -153,16 +161,16 @@ def stages_ahead(
 # -- The stage that trains the VAE on the user's images: its decoder (`--tune-vae`), or all of it for other bands.
 
 
-def with_tuned_decoder(run: Training, base: Base, pixels: Parts, judge: PublishedModel | None) -> Base:
+def with_tuned_decoder(run: Training, base: Base, pixels: Parts, judge: str | None) -> Base:
     """The base with a decoder trained on the run's images.
 
-    judge: published network that compares the images; None trains networks on the same images for it.
+    judge: folder or id of the published network that compares the images; None trains networks on them for it.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
-    training = decoder_training(run.config, published=judge is not None)
-    return _trained(run, base, training, "VAE decoder", judge or _perceptual_networks(run, pixels))
+    networks = _perceptual_networks(run, pixels) if judge is None else open_published(judge, run.device)
+    return _trained(run, base, decoder_training(run.config, published=judge is not None), "VAE decoder", networks)
 
 
 def with_vae_of_bands(run: Training, base: Base) -> Base:
@@ -547,8 +555,11 @@ def _watchers(run: Training, train: Labelled) -> list[Watcher]:
         add(features_of(network), seeing(network, logits=logits), train)
     for name in further:
         features, images = _further(name, train, run)
-        views, part = (PUBLISHED_VIEWS, PUBLISHED_PART) if name.startswith(HUB) else (VIEWS, 1.0)
-        add(features, seeing_only(features), images, views=views, extra=True, part=part)
+        if name.startswith(HUB):
+            late: dict[str, Any] = {"part": PUBLISHED_PART, "earlier_views": EARLIER_VIEWS}
+            add(features, seeing_only(features), images, views=PUBLISHED_VIEWS, extra=True, **late)
+        else:
+            add(features, seeing_only(features), images, extra=True)
     return watchers
 
 

@@ -18,7 +18,7 @@ from dpd_train.base_files import check_base_bands
 from dpd_train.bases import Base, load_base
 from dpd_train.captioners import check_captioner
 from dpd_train.compute import Deadline, TimeUp
-from dpd_train.config import AUTO, HUB, OWN, TrainConfig, for_bands
+from dpd_train.config import AUTO, OWN, TrainConfig, for_bands
 from dpd_train.context import (
     Classifiers,
     RunData,
@@ -85,7 +85,7 @@ def _train(run: Training, base: Base, tuning: OtherTuning | None, announce: Anno
     """
     config, bands = run.config, bool(run.data.train.bands)
     ahead = partial(stages_ahead, config, bands=bands, tuning=tuning)
-    judge = decoder_judge(config.watchers, run.device) if config.tune_vae and not bands else None
+    judge = decoder_judge(config.watchers) if config.tune_vae and not bands else None
     announce(ahead(tuned_decoder=bool(config.tune_vae), published=judge is not None))
     pixels = run.pixels
     teacher = train_teacher(run, pixels)
@@ -93,9 +93,9 @@ def _train(run: Training, base: Base, tuning: OtherTuning | None, announce: Anno
     if bands:
         base = with_vae_of_bands(run, base)
     elif tuned_vae:
-        judge = judge or decoder_judge(config.watchers, run.device)
+        judge = judge or decoder_judge(config.watchers)
         announce(ahead(tuned_decoder=True, published=judge is not None))
-        base = with_tuned_decoder(run, base, pixels, None if judge is None else judge[1])
+        base = with_tuned_decoder(run, base, pixels, judge)
     latents = run.latents(base)
     classifiers = Classifiers(teacher, train_latent_classifier(run, latents))
     phrases = run.phrases(run.data.train, "captions")
@@ -105,7 +105,7 @@ def _train(run: Training, base: Base, tuning: OtherTuning | None, announce: Anno
     table = prompts(run, base, made, phrases)
     measured = metrics(base, classifiers, pixels[1], latents[1]) | {"decoder_tuned": tuned_vae}
     if judge is not None:
-        measured["decoder_tuned_by"] = public_name(judge[0].removeprefix(HUB))
+        measured["decoder_tuned_by"] = public_name(judge)
     if config.steps:
         measured["noise_levels"] = noise_levels(base, *latents, run.classes, run.device)
     trained = Trained(

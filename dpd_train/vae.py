@@ -2,10 +2,10 @@
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -183,6 +183,7 @@ def train_autoencoder(
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
     weights: torch.Tensor | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> AutoencoderKL:
     """Train `vae` on `images` [n, H, W, N] uint8, and resume from `state` if that file exists.
 
@@ -192,7 +193,7 @@ def train_autoencoder(
     Args:
         perceptual: networks of the perceptual loss; each step uses a random one. Without any there is no such loss. A
             published model, which is on `device`, looks at crops.
-        weights: of the images, see `draw_rows`.
+        weights: of the images, see `draw_rows`. about: what else the state says, in values of JSON.
 
     Returns:
         `vae`, on the CPU.
@@ -206,7 +207,7 @@ def train_autoencoder(
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     vae = vae.to(device).to(memory_format=torch.channels_last)
-    look = _look(perceptual, training.batch, device)
+    look = _look(perceptual, device)
     images, held = images.to(device), to_float(validation[:: max(1, len(validation) // 200)]).to(device)
     parts = dict[str, torch.Tensor]()
 
@@ -231,7 +232,7 @@ def train_autoencoder(
         rate=trapezium(training.steps, training.peak_rate),
         loss=loss,
         after=after,
-        kept=lambda done: ({}, {"steps": training.steps}),
+        kept=lambda done: ({}, {"steps": training.steps, **(about or {})}),
         saved=saved,
     )
     hooks, seconds = norms_in_float32(vae), training.checkpoint_seconds
@@ -251,17 +252,17 @@ def train_autoencoder(
     return vae.cpu().eval()
 
 
-Look = Callable[[torch.Generator], Callable[[torch.Tensor], Sequence[torch.Tensor]]]
-"""Draws how a batch is looked at in one step: images [n, 3, H, W] → maps [n, C, h, w]."""
+Look = Callable[[torch.Size, torch.Generator], Callable[[torch.Tensor], Sequence[torch.Tensor]]]
+"""Draws how images of one shape are looked at in one step: images [n, 3, H, W] → maps [n, C, h, w]."""
 
 
-def _look(perceptual: Sequence[ResNet] | PublishedModel, batch: int, device: torch.device) -> Look | None:
+def _look(perceptual: Sequence[ResNet] | PublishedModel, device: torch.device) -> Look | None:
     if isinstance(perceptual, PublishedModel):
-        return partial(perceptual.crops, batch)
+        return perceptual.crops
     networks = [copy.deepcopy(network).to(device) for network in perceptual]
     if not networks:
         return None
-    return lambda generator: networks[int(torch.randint(len(networks), (1,), generator=generator))].features
+    return lambda _, generator: networks[int(torch.randint(len(networks), (1,), generator=generator))].features
 
 
 def _losses(
@@ -302,7 +303,7 @@ def _losses(
     if not decoder_only:
         parts["kl"] = training.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
     if look is not None:
-        see = look(generator)
+        see = look(targets.shape, generator)
         with autocast(device, enabled=training.bfloat16):
             with torch.no_grad():
                 wanted = [features.float() for features in see(targets)]
@@ -334,16 +335,16 @@ DECODER = AutoencoderTraining(
     latent_noise=0.05,
     seed=1,
 )
-"""The settings of the nano base's decoder beside networks that are trained on the same images."""
+"""The settings of a decoder beside networks that are trained on the same images."""
 PUBLISHED_DECODER = replace(
     DECODER, steps=9000, batch=8, peak_rate=5e-4, spectral_weight=0.0, statistics_weight=0.3, statistics_maps=3
 )
-"""Beside a published network, as in the third edition of nano: it sees fine details itself, so that spectra are not
-compared (recipes/published_networks, pilot d)."""
+"""Beside a published network. It sees fine details itself, so that spectra are not compared; its coarse maps have too
+few places for windows (recipes/published_networks, pilot d)."""
 
 
 def decoder_training(config: TrainConfig, *, published: bool) -> AutoencoderTraining:
-    """The settings of `--tune-vae`: those of the nano base with a lower learning rate.
+    """The settings of `--tune-vae`: those of a base's decoder with a lower learning rate.
 
     published: whether a published network compares the images.
     """

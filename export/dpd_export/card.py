@@ -429,7 +429,7 @@ does not cover."""
 
 OF_BASE = (
     *("start", "resolution", "val_per_class", "split", "shares"),
-    *("latent_channels", "attention_levels", "perceptual_network"),
+    *("latent_channels", "attention_levels", "perceptual_network", "stage"),
 )
 """Options of `dpd pretrain` that a base's record has under their own names."""
 

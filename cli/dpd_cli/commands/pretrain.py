@@ -78,20 +78,23 @@ class BandOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """Steps, batch and learning rate of each training. None is the value that made the base in this package."""
+    """Steps, batch and learning rate of each training."""
 
     autoencoder_steps: int | None = setting(
         None, "Model", "Steps of the joint VAE training. Default: 3000. With --bands: 800.", study=True
     )
     decoder_steps: int | None = setting(
-        None, "Model", "Steps of the training of the decoder alone. Default: 3000.", study=True
+        None,
+        "Model",
+        "Steps of the training of the decoder alone. Default: 3000; 9000 with --perceptual-network.",
+        study=True,
     )
     denoiser_steps: int | None = setting(None, "Model", "Steps of the diffusion training. Default: 8000.", study=True)
     perceptual_network: str | None = setting(
         None,
         "Model",
-        "Published network that the decoder's images are compared by, as hf:ID_OR_PATH, in place of networks that are "
-        "trained here. Real images through such a VAE are worth more to published networks.",
+        "Published network that compares the images of the stage decoder, as hf:ID_OR_PATH, in place of the perceptual "
+        "networks. Real images through such a VAE teach published networks more.",
         "hf:ID_OR_PATH",
     )
     perceptual_steps: int | None = setting(None, "Model", "Steps of each perceptual network. Default: 800.", study=True)
@@ -156,7 +159,7 @@ def pretrain_command(
     """Train a nano base: VAE, text encoder and UNet from random weights.
 
     Run the same command again to continue where it stopped, on this device or another. Batches and rates that are not
-    given are those of the base in this package.
+    given are those that made the base in this package.
 
     Examples:
         dpd pretrain eurosat/train --val-per-class 100 --out base
@@ -177,16 +180,14 @@ def pretrain_command(
     sources = sources_of(data, resolution, seed, given[SourceOptions], given[BandOptions])
     _check_reading(sources, shape | {"stage": None if stage == "all" else stage} | given[TrainingOptions])
     network = given[TrainingOptions]["perceptual_network"]
-    if network is not None and not network.startswith(HUB):
+    if network is not None and not (network.startswith(HUB) and network != HUB):
         raise InputError(f"--perceptual-network {network}: give it as {HUB}ID_OR_PATH")
-    if network is not None and "decoder" not in stages:
-        raise InputError("--perceptual-network has no effect without the stage decoder: leave it out")
+    if network is not None and not {"decoder", "save"} & {*stages}:
+        raise InputError("--perceptual-network has no effect without the stages decoder and save: leave it out")
     require_torch()
     check_writable(out)
     _check_place(out)
     _check_data(sources, start)
-    if network is not None:
-        _check_network(network)
     own = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:8]  # two bases may have one name
     folder = state or cache_folder("pretrain") / f"{out.resolve().name}-{own}"
     check_cache(folder, "choose another --state")
@@ -194,6 +195,8 @@ def pretrain_command(
     from dpd_train.pretrain import pretrain, pretrain_bands
 
     place = begin_with_torch(device, threads)
+    if network is not None:
+        _check_network(network)
     with stage_progress() as progress:
         if sources.reading.carries:
             training, stages = _of_bands(seed, given[TrainingOptions]), ("autoencoder", "save")
@@ -321,7 +324,10 @@ def _check_network(name: str) -> None:
     """
     from dpd_train.published import check_crops
 
-    check_crops(name.removeprefix(HUB))
+    try:
+        check_crops(name.removeprefix(HUB))
+    except InputError as error:
+        raise InputError(f"--perceptual-network: {error}") from error
 
 
 def _config(

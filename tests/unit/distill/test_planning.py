@@ -416,6 +416,12 @@ def test_a_published_model_is_timed_and_counted_where_it_watches(tmp_path: Path)
     speed = measure_speed(load_base(str(tiny_base(tmp_path))), config, torch.device("cpu"))
     assert 0 < speed.published < 10
     assert 0 < speed.watched < 10
+    assert 0 < speed.decoder < 10
+    assert speed.perceptual == 0, (
+        "the published model compares a decoder's images, so that no network is trained for it"
+    )
+    alone = measure_speed(load_base(str(tiny_base(tmp_path))), replace(config, watchers="own"), torch.device("cpu"))
+    assert alone.perceptual == alone.view > 0
     speeds = (replace(TWO_CORES, watched=value) for value in (0.0, 0.05))
     plain, watched = (estimated(full_plan(0, 300), AID, each).seconds["matching"] for each in speeds)
     codes = AID.classes * AID.codes

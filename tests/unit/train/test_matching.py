@@ -174,13 +174,15 @@ def test_codes_take_on_the_colours_of_their_classes(watchers: list[Watcher], tmp
     assert away(codes) < 0.1
 
 
-@pytest.mark.parametrize("extra", [False, True])
-def test_codes_follow_the_gradient_of_the_published_sum(extra: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("views", [None, 1])
+def test_codes_follow_the_gradient_of_the_published_sum(views: int | None, tmp_path: Path) -> None:
     """Of images of one colour, which every view leaves as they are: two blocks, by Adam on the loss written out."""
     images, labels = coloured(40, 1)
     seen = [seeing(m, logits=logits) for m, logits in ((network(1), True), (network(2), False))]
     watchers = [
-        Watcher(s, measure(features_of(network(i + 1)), images, labels, CLASSES, 6, CPU), extra=extra and i == 1)
+        Watcher(
+            s, measure(features_of(network(i + 1)), images, labels, CLASSES, 6, CPU), earlier_views=views if i else None
+        )
         for i, s in enumerate(seen)
     ]
     first = Weights(means=2.0, deviations=3.0, ridge=0.7, opinion=0.9, near_start=40.0)
@@ -309,7 +311,7 @@ def test_watchers_that_join_late_see_the_last_steps_of_each_block_and_the_rate_b
     assert seen
 
 
-def test_an_extra_watcher_looks_at_earlier_blocks_four_times_in_all(tmp_path: Path) -> None:
+def test_earlier_blocks_are_looked_at_once_in_each_of_a_few_views(tmp_path: Path) -> None:
     """A published network takes as long for the forty images of four blocks as for the ten that are matched."""
     images, labels = coloured(40, 1)
     model, looks = network(1), list[int]()
@@ -319,16 +321,16 @@ def test_an_extra_watcher_looks_at_earlier_blocks_four_times_in_all(tmp_path: Pa
         return features_of(model)(images), None
 
     statistics = measure(features_of(model), images, labels, CLASSES, 6, CPU)
-    watcher = Watcher(see, statistics, extra=True)
+    watcher = Watcher(see, statistics, earlier_views=4)
     match_codes(start(21), decode, [watcher], Matching(steps=6), state=tmp_path / "state")
     assert [look for look in looks if look] == [*[10 * CLASSES] * 4, *[20 * CLASSES] * 4]
 
 
-@pytest.mark.parametrize("extra", [False, True])
+@pytest.mark.parametrize("views", [None, 2])
 def test_sessions_of_one_step_end_where_an_uninterrupted_run_does(
-    extra: bool, watchers: list[Watcher], tmp_path: Path
+    views: int | None, watchers: list[Watcher], tmp_path: Path
 ) -> None:
-    watchers = [*watchers[:-1], replace(watchers[-1], extra=extra)]
+    watchers = [replace(watcher, earlier_views=views) for watcher in watchers]
     matching, begun = Matching(steps=2), start(11)
     whole = match_codes(begun, decode, watchers, matching, state=tmp_path / "whole")
     stops = []

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from dpd_train.bases import (
 from dpd_train.model_files import model_hash
 from dpd_train.networks import ResNet, ResNetConfig, count_parameters, latent_classifier_shape, teacher_shape
 from dpd_train.pretrain import PretrainConfig, pretrain
+from dpd_train.published import PublishedModel, open_published
 from dpd_train.symmetry import ORDER, d4, random_d4
 from dpd_train.vae import (
     AutoencoderTraining,
@@ -97,7 +99,18 @@ def test_scheduler_opens_in_diffusers_and_ends_in_noise() -> None:
     assert float(scheduler.alphas_cumprod[-1]) < 1e-6
 
 
-def _train(images: torch.Tensor, state: Path, steps: int, stop_at: int | None = None) -> dict[str, torch.Tensor]:
+def _eyes(folder: Path) -> Path:
+    """A published network of random weights, for images of 64 px."""
+    shape = {"embedding_size": 8, "hidden_sizes": [8, 12, 16], "depths": [1, 1, 1], "layer_type": "basic"}
+    ResNetForImageClassification(ResNetShape(**shape)).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    return folder
+
+
+def _train(
+    images: torch.Tensor, state: Path, steps: int, stop_at: int | None = None, published: Path | None = None
+) -> dict[str, torch.Tensor]:
     class Killed(Exception):
         pass
 
@@ -106,7 +119,11 @@ def _train(images: torch.Tensor, state: Path, steps: int, stop_at: int | None = 
             raise Killed
 
     torch.manual_seed(0)
-    networks = [ResNet(ResNetConfig(num_classes=2, widths=(8, 16), blocks=(1, 1))).eval().requires_grad_(False)]
+    networks: list[ResNet] | PublishedModel = [
+        ResNet(ResNetConfig(num_classes=2, widths=(8, 16), blocks=(1, 1))).eval().requires_grad_(False)
+    ]
+    if published is not None:
+        networks = open_published(str(published))
     training = AutoencoderTraining(
         steps=steps,
         batch=2,
@@ -126,11 +143,13 @@ def _train(images: torch.Tensor, state: Path, steps: int, stop_at: int | None = 
     return dict(train_autoencoder(vae, images, images[:2], training, state, networks).state_dict())
 
 
-def test_resumed_autoencoder_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("beside", ["own", "published"])
+def test_resumed_autoencoder_equals_an_uninterrupted_one_bit_for_bit(beside: str, tmp_path: Path) -> None:
+    eyes = _eyes(tmp_path / "eyes") if beside == "published" else None
     images = torch.randint(0, 256, (6, SIDE, SIDE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    whole = _train(images, tmp_path / "whole.safetensors", 4)
-    _train(images, tmp_path / "cut.safetensors", 4, stop_at=2)
-    resumed = _train(images, tmp_path / "cut.safetensors", 4)
+    whole = _train(images, tmp_path / "whole.safetensors", 4, published=eyes)
+    _train(images, tmp_path / "cut.safetensors", 4, stop_at=2, published=eyes)
+    resumed = _train(images, tmp_path / "cut.safetensors", 4, published=eyes)
     for name, tensor in whole.items():
         assert torch.equal(tensor, resumed[name]), name
 
@@ -187,11 +206,7 @@ def test_pretrain_goes_on_from_a_base(tmp_path: Path) -> None:
 
 
 def test_a_decoder_learns_by_a_published_network_and_everything_else_of_the_base_stays(tmp_path: Path) -> None:
-    first, network = tiny_base(tmp_path), tmp_path / "eyes"
-    shape = {"embedding_size": 8, "hidden_sizes": [8, 12, 16], "depths": [1, 1, 1], "layer_type": "basic"}
-    ResNetForImageClassification(ResNetShape(**shape)).save_pretrained(network)
-    ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(network)
-    (network / "README.md").write_text("---\nlicense: mit\n---\n")
+    first, network = tiny_base(tmp_path), _eyes(tmp_path / "eyes")
     said = {"pieces": ["denoiser: long ago"], "denoiser": [{"step": 9.0, "loss": 0.25}]}
     (first / "pretrain.json").write_text(json.dumps(said))
     scenes, out = drawn_scenes(tmp_path / "scenes", 5), tmp_path / "tuned"
@@ -219,7 +234,15 @@ def test_a_decoder_learns_by_a_published_network_and_everything_else_of_the_base
     assert "2 of 2 steps of 3 images" in record["pieces"][-1]
     assert record["config"]["perceptual_network"] == "hf:eyes"
     assert record["perceptual_network"] == {"name": "hf:eyes", "licence": "mit", "sha256": model_hash(network)}
-    assert "--perceptual-network hf:eyes" in _pretrain_command(record)
+    assert {"--perceptual-network hf:eyes", "--stage decoder,save"} <= set(
+        re.findall(r"--(?:perceptual-network|stage) \S+", _pretrain_command(record))
+    )
+    assert record["base_pretraining"] == said
+    assert {"perceptual", "autoencoder", "denoiser"}.isdisjoint(record["config"])
+    other = [word for word in options if not word.startswith(("hf:", "--perceptual"))]
+    result = dpd(["pretrain", str(scenes), "--out", str(out), *other], ENVIRONMENT, tmp_path)
+    assert result.returncode == 2
+    assert "its decoder was trained beside hf:eyes; give --perceptual-network hf:eyes" in result.stderr
     assert str(tmp_path) not in json.dumps(record)
 
 
@@ -227,8 +250,12 @@ def test_a_decoder_learns_by_a_published_network_and_everything_else_of_the_base
     ("options", "said"),
     [
         (["--perceptual-network", "eyes"], "give it as hf:ID_OR_PATH"),
-        (["--perceptual-network", "hf:eyes", "--stage", "denoiser"], "no effect without the stage decoder"),
-        (["--perceptual-network", "hf:no/such", "--stage", "decoder"], "no such folder, and no model of that id"),
+        (["--perceptual-network", "hf:eyes", "--stage", "denoiser"], "no effect without the stages decoder and save"),
+        (["--perceptual-network", "hf:"], "give it as hf:ID_OR_PATH"),
+        (
+            ["--perceptual-network", "hf:no/such", "--stage", "decoder"],
+            "--perceptual-network: no/such: no such folder, and no model of that id",
+        ),
     ],
 )
 def test_a_network_that_cannot_judge_a_decoder_is_refused_at_once(

@@ -34,7 +34,7 @@ from transformers import (
 from dpd_runtime.errors import InputError
 from dpd_train.compute import autocast
 from dpd_train.model_files import model_hash
-from dpd_train.published import check_crops, open_published, read_colours
+from dpd_train.published import check_crops, decoder_judge, open_published, read_colours
 from dpd_train.run import check_inputs
 from dpd_train.scenes import open_scenes
 from dpd_train.train import train
@@ -108,7 +108,7 @@ def test_crops_show_the_same_square_of_an_image_and_of_its_copy_at_the_model_s_s
     """Against the model itself, shown the one square of the enlarged image that it can have been."""
     folder = saved(tmp_path / "eyes", resnet, side=12)
     images = pixels(2).float()[..., :6, :6] / 127.5 - 1
-    look = open_published(str(folder)).crops(2, torch.Generator().manual_seed(3))
+    look = open_published(str(folder)).crops(images.shape, torch.Generator().manual_seed(3))
     maps = look(images)
     for again, before in zip(look(images), maps, strict=True):
         assert torch.equal(again, before)
@@ -127,9 +127,34 @@ def test_crops_show_the_same_square_of_an_image_and_of_its_copy_at_the_model_s_s
 
 
 def test_a_network_that_takes_one_size_alone_looks_at_no_crops(tmp_path: Path) -> None:
-    check_crops(str(saved(tmp_path / "eyes", resnet)))
+    eyes, tokens = saved(tmp_path / "eyes", resnet), saved(tmp_path / "tokens", vit)
+    check_crops(str(eyes))
     with pytest.raises(InputError, match="tokens: does not look at crops of half its side"):
-        check_crops(str(saved(tmp_path / "tokens", vit)))
+        check_crops(str(tokens))
+    assert decoder_judge(f"own,hf:{tokens},hf:{eyes}") == str(eyes)
+    assert decoder_judge(f"own,hf:{tokens}") is None
+
+
+def test_a_model_may_refuse_crops_in_its_own_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models of timm that take one size alone raise AssertionError."""
+    model = open_published(str(saved(tmp_path / "eyes", resnet)))
+
+    def refuse(**shown: Any) -> None:
+        raise AssertionError("Input height (16) doesn't match model (32)")
+
+    monkeypatch.setattr(model.model, "forward", refuse)
+    assert not model.looks_at_crops
+
+
+def test_images_larger_than_the_model_s_are_cut_and_not_reduced(tmp_path: Path) -> None:
+    """Squares of half the model's side that lie in the image as it is."""
+    model = open_published(str(saved(tmp_path / "eyes", resnet, side=12)))
+    images = pixels(1).float() / 127.5 - 1
+    found = model.crops(images.shape, torch.Generator().manual_seed(1))(images)[-1]
+    squares = images[0].unfold(1, 6, 1).unfold(2, 6, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    with torch.no_grad():
+        known = model.model(pixel_values=squares * model.colours.scale + model.colours.shift).last_hidden_state
+    assert (known - found).abs().amax(dim=(1, 2, 3)).min() < 1e-4
 
 
 @pytest.mark.parametrize("build", [resnet, vit])
@@ -298,12 +323,14 @@ def test_it_watches_a_run_whose_record_names_it(tmp_path: Path, monkeypatch: pyt
     assert any(not torch.equal(values, codes[1][name]) for name, values in codes[0].items())
     announced: list[list[str]] = []
     config = replace(short, watchers=f"own,hf:{place}", tune_vae=True, vae_steps=1)
-    record = train(
-        scenes, tmp_path / "tuned", config, cache=tmp_path / "cache", announce=lambda ahead: announced.append([*ahead])
-    )
+    more: dict[str, Any] = {"announce": lambda ahead: announced.append([*ahead]), "keep_checkpoints": True}
+    record = train(scenes, tmp_path / "tuned", config, cache=tmp_path / "cache", **more)
     assert record["metrics"]["decoder_tuned_by"] == "hf:eyes"
+    assert len(announced) == 2
     assert all("VAE decoder" in stages and "perceptual networks" not in stages for stages in announced)
-    assert not list((tmp_path / "tuned").rglob("perceptual*"))
+    kept = {path.name for path in (tmp_path / "tuned" / "checkpoints").iterdir()}
+    assert "decoder.safetensors" in kept
+    assert not any(name.startswith("perceptual") for name in kept)
 
 
 def test_a_run_looks_at_its_watchers_before_anything_is_trained(tmp_path: Path) -> None:
