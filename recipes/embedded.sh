@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The embedded bundle and README's tables: EuroSAT, matched several times from the shipped base.
 #
-#   recipes/embedded.sh EUROSAT WORK match 0 50     # SEED IPC: seeds 0, 1, 2 with fifty codes; 3, 4 with ten
-#   recipes/embedded.sh EUROSAT WORK bundle 0 50    # export a run, other seeds' codes-only, and generate its set
+#   dpd data fetch                                  # EfficientNet-Lite 0 and 1 watch, 2 judges
+#   recipes/embedded.sh EUROSAT WORK match 0        # SEED: 0, 1 and 2, fifty codes each, three hours of one core
+#   recipes/embedded.sh EUROSAT WORK bundle 0       # export a run, other seeds' codes-only, and generate its set
 #   recipes/embedded.sh EUROSAT WORK audit 0        # beside the test part; writes an audited bundle
 #   recipes/embedded.sh EUROSAT WORK evaluate val quick 10 convnet   # PART RECIPE IPC STUDENTS [OPTION...]
 #   recipes/embedded.sh EUROSAT WORK recipe quick4000                # the file of a recipe: quick, quickSTEPS or sgd
@@ -10,10 +11,10 @@
 # To ship an audited bundle, copy it to dpd_runtime/data/, write its hash into dpd_runtime/bundle.py
 # (EMBEDDED_HASH) and record tests/contract/unchanged.json anew (its test says how).
 #
-# EUROSAT holds train/ and test/; WORK keeps runs, bundles and sets. Seed 0 is the embedded bundle. It and those in
-# recipes/matched/ are not made again: remove them to make new ones. A finished stage is skipped, and one that was
-# killed goes on with the options that it began with: take a new WORK after a change here. Matching takes one thread, so two
-# can run beside each other. Give `evaluate` a multiple of the number of sets as --pairs.
+# EUROSAT holds train/ and test/; WORK keeps runs, bundles and sets. Seed 0 is the embedded bundle. The first ten codes of
+# each class are a matched set of their own. A finished stage is skipped, and one that was killed goes on with the options
+# that it began with: take a new WORK after a change here. Matching takes one thread, so two can run beside each other.
+# Give `evaluate` a multiple of the number of sets, three, as --pairs.
 set -euo pipefail
 shopt -s nullglob
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -32,17 +33,17 @@ train() { # RUN OPTION...
     fi
 }
 
-match() { train "$work/run$1" --prototypes matched --seed "$1" --ipc "$2"; }
+match() {
+    train "$work/run$1" --prototypes matched --seed "$1" --ipc 50 \
+        --watchers own,hf:efficientnet-lite0,hf:efficientnet-lite1
+}
 
 bundle() {
-    local bundle="$work/run$1.dpd" set="$work/set$1" known="$here/matched/run$1.dpd" parts=(--codes-only)
-    if [ "$1" = 0 ]; then
-        known="$here/../dpd_runtime/data/eurosat64.dpd" parts=()
-    fi
-    [ -e "$bundle" ] || [ ! -e "$known" ] || cp "$known" "$bundle"
+    local bundle="$work/run$1.dpd" set="$work/set$1" parts=(--codes-only)
+    [ "$1" != 0 ] || parts=()
     [ -e "$bundle" ] || dpd export "$work/run$1" --out "$bundle" --name eurosat64 --base-licence Apache-2.0 \
         --data-licence "EuroSAT (MIT), contains Copernicus Sentinel data" "${parts[@]}"
-    [ -e "$set/dataset.json" ] || dpd generate "$bundle" --ipc "$2" --seed "$1" --out "$set"
+    [ -e "$set/dataset.json" ] || dpd generate "$bundle" --ipc 50 --seed "$1" --out "$set"
 }
 
 audit() {
@@ -61,9 +62,8 @@ recipe() { # NAME: quickSTEPS is the quick recipe with so many steps for every a
 }
 
 evaluate() {
-    local part=$1 ipc=$3 sets=("$work"/set[0-4]/dataset.json) wanted=5
-    [ "$ipc" -le 10 ] || { sets=("$work"/set[0-2]/dataset.json) && wanted=3; }
-    [ "${#sets[@]}" = "$wanted" ] || { echo "$work: $wanted sets are needed; make them with match and bundle" >&2 && exit 1; }
+    local part=$1 ipc=$3 sets=("$work"/set[0-2]/dataset.json)
+    [ "${#sets[@]}" = 3 ] || { echo "$work: three sets are needed; make them with match and bundle" >&2 && exit 1; }
     case $part in
     val) ;;
     test) part="$data/test" ;;

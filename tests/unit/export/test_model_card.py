@@ -191,15 +191,17 @@ def test_what_was_done_for_privacy_is_told_with_what_it_does_not_cover() -> None
     assert "privacy" not in plain
 
 
-def test_the_bases_own_record_is_told_where_the_run_has_it() -> None:
-    """The shipped base's pretrain.json, with a start folder of the training machine."""
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_bases_own_record_is_told_where_the_run_has_it(whole: bool) -> None:
+    """The shipped pretrain.json, of its decoder or of all parts, with a start folder of the training machine."""
     record = json.loads((nano_folder() / "pretrain.json").read_text())
+    record = record["base_pretraining"] if whole else record
     record["config"]["start"] = "/secret/base"
     content = hand_made()
     card = model_card(replace(content, run=content.run | {"base_pretraining": record, "hardware": "2 cores"})).decode()
     base = section(card, "Training of the base")
     stages, config = rows(base), record["config"]
-    for stage in ("autoencoder", "decoder", "denoiser"):
+    for stage in ("autoencoder", "decoder", "denoiser") if whole else ("decoder",):
         assert stages[stage] == [str(config[stage][key]) for key in ("steps", "batch", "peak_rate")]
     assert stages["fingerprint"] == [record["data"]["sha256"]]
     last = record["denoiser"][-1]
@@ -214,6 +216,7 @@ def test_the_bases_own_record_is_told_where_the_run_has_it() -> None:
     assert pretrain[pretrain.index("--val-per-class") + 1] == "100,10,10"
     assert pretrain[pretrain.index("--shares") + 1] == "6.0,3.5,0.5"
     assert "--crops" in pretrain
+    assert ("--stage" in pretrain) is not whole
 
 
 def test_a_base_of_one_folder_is_told_without_shares_or_crops() -> None:
