@@ -86,7 +86,7 @@ class TrainingOptions:
     decoder_steps: int | None = setting(
         None,
         "Model",
-        "Steps of the training of the decoder alone. Default: 3000; 9000 with --perceptual-network.",
+        "Steps of the training of the decoder alone. Default: 3000. With --perceptual-network: 9000.",
         study=True,
     )
     denoiser_steps: int | None = setting(None, "Model", "Steps of the diffusion training. Default: 8000.", study=True)
