@@ -76,9 +76,7 @@ class PretrainConfig:
     start: str | None = None  # a base to start from; None starts from random weights
     latent_channels: int | None = None  # None: those of `start`, or else four
     attention_levels: int | None = None  # None: those of `start`, or else one; see `nano_unet`
-    perceptual_network: str | None = (
-        None  # one with published weights, in the loss of the decoder alone; None: own ones
-    )
+    perceptual_network: str | None = None  # a published one, in the loss of the decoder alone; None: own ones
     perceptual: ClassifierTraining = field(default_factory=lambda: perceptual_training(800))
     autoencoder: AutoencoderTraining = field(
         default_factory=lambda: AutoencoderTraining(
