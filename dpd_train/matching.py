@@ -379,10 +379,7 @@ class _Block:
         before = codes[:, : self._columns.start]
         with torch.no_grad():
             self._settled = self._images(before) if before.numel() else None
-        self._seed, self._kept = (
-            step_generator(matching.seed, -1 - number).initial_seed(),
-            dict[int, list[torch.Tensor]](),
-        )
+        self._number, self._kept = number, dict[int, list[torch.Tensor]]()
 
     @property
     def task(self) -> Task:
@@ -453,7 +450,7 @@ class _Block:
         features = self._of_classes(watcher, seen)
         if self._settled is not None:
             if watcher.earlier_views is not None:
-                kept = self._kept_views(number, self._settled)
+                kept = self._kept_views(number, watcher.earlier_views, self._settled)
                 earlier = kept[int(torch.randint(len(kept), (1,), generator=generator))]
             else:
                 earlier = self._earlier(watcher, view(self._settled, len(images)))
@@ -465,19 +462,15 @@ class _Block:
             loss = loss + weights.opinion * F.cross_entropy(logits, self._labels.repeat_interleave(self._free.shape[1]))
         return loss
 
-    def _kept_views(self, number: int, settled: torch.Tensor) -> list[torch.Tensor]:
-        """What a watcher sees of the earlier blocks' images in its few random views, computed once.
+    def _kept_views(self, number: int, count: int, settled: torch.Tensor) -> list[torch.Tensor]:
+        """What watcher `number` sees of the earlier blocks' images in `count` random views, computed once.
 
-        A published network would take as long for four blocks' images in each step as for the step's own.
+        A published network would take about as long for four blocks' images in each step as for the step's own.
         """
         if number not in self._kept:
-            generator = torch.Generator().manual_seed(self._seed)
-            self._kept[number] = [
-                self._earlier(
-                    self._watchers[number], View(generator, len(settled), settled.shape[-1], self._device)(settled)
-                )
-                for _ in range(self._watchers[number].earlier_views or 0)
-            ]
+            generator = step_generator(self._matching.seed, -1 - self._number)
+            views = (View(generator, len(settled), settled.shape[-1], self._device)(settled) for _ in range(count))
+            self._kept[number] = [self._earlier(self._watchers[number], view) for view in views]
         return self._kept[number]
 
     @torch.no_grad()

@@ -125,13 +125,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
-    """What every stage works with: data, folder of the state files, device, deadline and a tracker."""
+    """What every stage works with: data, folder of the state files, device, deadline and a tracker.
+
+    beside: name, licence and sha256 of the published network in the decoder's loss.
+    """
 
     pool: Pool
     config: PretrainConfig
     state: Path
     device: torch.device
     deadline: Deadline
+    beside: dict[str, str | None] | None
     track: Track | None = None
 
     @property
@@ -240,7 +244,7 @@ def _decoder_stage(work: _Work, progress: Progress) -> None:
         device=work.device,
         deadline=work.deadline,
         weights=work.pool.weights,
-        about={"beside": _network(work.config)},
+        about={"beside": work.beside},
     )
 
 
@@ -331,8 +335,8 @@ def _check_decoder(work: _Work, stages: Sequence[Stage]) -> None:
     """
     if not work.decoder.exists() or not {"decoder", "save"} & {*stages}:
         return
-    known, asked = load_state(work.decoder)[1].get("beside"), _network(work.config)
-    if (known or {}).get("sha256") != (asked or {}).get("sha256"):
+    known = load_state(work.decoder)[1].get("beside")
+    if (known or {}).get("sha256") != (work.beside or {}).get("sha256"):
         way = f"give --perceptual-network {known['name']}" if known else "leave out --perceptual-network"
         beside = f"beside {known['name']}" if known else "beside networks of its own"
         raise InputError(f"{work.state}: its decoder was trained {beside}; {way}, or another --state")
@@ -347,8 +351,8 @@ def _record(work: _Work, stage: Stage, timing: dict[str, float]) -> None:
         f"{stage}: {timing['steps']} of {counted(training.steps, 'step')} of {counted(training.batch, 'image')}, "
         f"peak rate {training.peak_rate:g}, {timing['seconds'] / 60:.0f} min on {hardware(work.device)}"
     )
-    if stage == "decoder" and (network := _network(work.config)) is not None:
-        line += f", beside {network['name']} (licence: {network['licence'] or 'not named'})"
+    if stage == "decoder" and work.beside is not None:
+        line += f", beside {work.beside['name']} (licence: {work.beside['licence'] or 'not named'})"
     add_piece(work.state, work.config.start, line)
 
 
@@ -356,7 +360,7 @@ def _metrics(work: _Work, base: Base, history: list[dict[str, float]]) -> dict[s
     held, held_of = work.pixels[1], work.pool.held_of
     train, validation = (_latents(base.vae, scenes, work) for scenes in (work.pool.train, work.pool.held))
     several = held_of if len(held_of) > 1 else {}
-    start, network, config = work.config.start, _network(work.config), asdict(work.config)
+    start, network, config = work.config.start, work.beside, asdict(work.config)
     config["start"] = None if start is None else Path(start).name
     config["perceptual_network"] = None if network is None else network["name"]
     more: dict[str, Any] = {} if network is None else {"perceptual_network": network}
@@ -425,7 +429,15 @@ def pretrain(
     own = asdict(config.denoiser).items()
     told |= {f"denoiser_{name}": value for name, value in own if isinstance(value, int | float | str)}
     with tracked(tracker, state / "tracker", told) as track:
-        work = _Work(pool=pool, config=config, state=state, device=torch.device(device), deadline=deadline, track=track)
+        work = _Work(
+            pool=pool,
+            config=config,
+            state=state,
+            device=torch.device(device),
+            deadline=deadline,
+            beside=_network(config),
+            track=track,
+        )
         return _pretrained(work, out, stages, progress)
 
 
