@@ -41,8 +41,11 @@ STUDENT_VIEWS = 0.34 * 64 * 1000  # of the quick recipe, in units of `WorkSpeed.
 SEEN_OFTEN, FULL_TIMES = 3200, 4
 """Training images up to which a student of a first look's arm `full` takes no more steps than the others: it sees each
 image twenty times then. With more it takes the recipe's own number, FULL_TIMES as many."""
-WATCHER_VIEWS = 0.74 * 64 * 5 * 800 + 0.37 * 64 * 2 * 2790  # five residual and two attention shapes, steps of each
+RESIDUAL_VIEWS, ATTENTION_VIEWS = 0.74 * 64, 0.37 * 64  # of a step of a watcher
+WATCHER_VIEWS = RESIDUAL_VIEWS * 5 * 800 + ATTENTION_VIEWS * 2 * 2790  # five residual and two attention shapes
+WATCHER_VIEWS_BESIDE_PUBLISHED = RESIDUAL_VIEWS * 1540 + ATTENTION_VIEWS * 2600  # each shape once
 STATISTICS_VIEWS = 0.26 * 20 + 0.21 * 8  # for each image that statistics are measured on, without a gradient
+STATISTICS_VIEWS_BESIDE_PUBLISHED = 0.26 * 5 + 0.21 * 2
 STATISTICS_IMAGES = 8000  # at least
 LATENT_CLASSIFIER_VIEWS = 0.32 * 64
 PERCEPTUAL_VIEWS = 1.2 * 3 * 64
@@ -415,13 +418,15 @@ def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
         "fine-tuning": plan.steps * speed.tuning,
     }
     if task.matched:
-        looked_at = STATISTICS_VIEWS * max(STATISTICS_IMAGES, task.images)
+        trained, measured = WATCHER_VIEWS, STATISTICS_VIEWS
+        if speed.published:
+            trained, measured = WATCHER_VIEWS_BESIDE_PUBLISHED, STATISTICS_VIEWS_BESIDE_PUBLISHED
         shown = min(PUBLISHED_IMAGES * task.classes, task.images)
         shown *= -(-PUBLISHED_VIEWS // shown)  # whole passes over them
         seconds |= {
-            "watchers": WATCHER_VIEWS * plan.watcher_steps / WATCHER_STEPS * view,
+            "watchers": trained * plan.watcher_steps / WATCHER_STEPS * view,
             "starting images": 0 if task.own_vae else task.classes * task.codes * GUIDED * speed.call,
-            "statistics": looked_at * view + shown * speed.published,
+            "statistics": measured * max(STATISTICS_IMAGES, task.images) * view + shown * speed.published,
             "matching": _matching(plan.matching_steps, task, speed) + _earlier_blocks(task, speed),
         }
     seconds["export and verification"] = (CODES_VIEWS if task.codes_only else EXPORT_VIEWS) * view

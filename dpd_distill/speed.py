@@ -15,23 +15,23 @@ from dpd_train.bases import Base, decoder_fits, frozen_decoder, load_base
 from dpd_train.captions import caption_table
 from dpd_train.classifiers import ClassifierTraining, train_classifier
 from dpd_train.compute import placed, use_device
-from dpd_train.config import AUTO, HUB, TrainConfig, extra_watchers
+from dpd_train.config import AUTO, TrainConfig, published_watchers
 from dpd_train.context import fitted
 from dpd_train.denoiser import LatentData, train_denoiser
 from dpd_train.matching import (
-    LENGTHS,
     Matching,
     See,
     Standard,
     Statistics,
     Watcher,
+    attention_shapes,
     embed,
     match_codes,
+    residual_shapes,
     seeing,
     seeing_only,
-    watcher_shapes,
 )
-from dpd_train.networks import ResNet, teacher_shape
+from dpd_train.networks import Classifier, ResNet, Shape, teacher_shape
 from dpd_train.networks_here import networks_here, settled
 from dpd_train.published import PublishedModel, open_published
 from dpd_train.tuning import denoiser_training, frozen_norms_in_float32, trained_parts
@@ -76,8 +76,7 @@ def measure_speed(
     latents = torch.randn((IMAGES, int(base.unet.config.in_channels), *[int(base.unet.config.sample_size)] * 2))
     training = ClassifierTraining(steps=STEPS, validate_every=STEPS + 1)
     watchers = settled(config.watchers, networks_here() if config.watchers == AUTO else ())
-    names = [name for name in extra_watchers(watchers) if name.startswith(HUB)]
-    published = [open_published(name.removeprefix(HUB), device) for name in names]
+    published = [open_published(name, device) for name in published_watchers(watchers)]
     compares = next((model for model in published if model.looks_at_crops), None)  # what `decoder_judge` chooses
     judges = [] if judge is None else [open_published(judge, device)]
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
@@ -163,7 +162,9 @@ def _matching_seconds(
         statistics = Statistics(Standard(zeros[0], ones[0]), zeros, ones, torch.eye(width, device=device))
         watchers.append(Watcher(see, statistics, extra))
 
-    for shape in watcher_shapes(CLASSES, images.shape[1])[:: len(LENGTHS)]:
+    bands = images.shape[1]
+    shapes: list[Shape[Classifier]] = [*residual_shapes(CLASSES, bands), *attention_shapes(CLASSES, bands)]
+    for shape in shapes:
         network = shape.build().eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         add(seeing(network, logits=True), embed(network.features(images[:1].to(device))).shape[1], extra=False)
     for model in published:

@@ -8,7 +8,7 @@ import torch
 from dpd_runtime.annotations import Int64, Progress
 from dpd_train.classifiers import ClassifierTraining, Plan, labelled, load_pool, train_pool
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
-from dpd_train.matching import LENGTHS, residual_shapes, watcher_seed
+from dpd_train.matching import residual_shapes, watcher_seed
 from dpd_train.networks import ResNet
 from dpd_train.scene_set import Crops, SceneSet, crop_boxes, multi_scale
 from dpd_train.scenes import Scenes
@@ -60,7 +60,7 @@ def public_watchers(
     folder: Path, scenes: SceneSet, seed: int, progress: Progress, *, device: torch.device
 ) -> list[ResNet]:
     """Networks of different shapes, trained on public images or read from `folder`."""
-    shapes = residual_shapes(len(scenes.classes))[:: len(LENGTHS)][:WATCHERS]
+    shapes = residual_shapes(len(scenes.classes))[:WATCHERS]
     plans: list[Plan] = [
         (shape, ClassifierTraining(steps=STEPS, colour_gain=COLOUR_GAIN, seed=watcher_seed(seed, number)))
         for number, shape in enumerate(shapes)

@@ -361,6 +361,11 @@ def extra_watchers(text: str) -> tuple[str, ...]:
     return further
 
 
+def published_watchers(text: str) -> tuple[str, ...]:
+    """The published models among the further ones of `--watchers`, by folder or id, without `hf:`."""
+    return tuple(name.removeprefix(HUB) for name in extra_watchers(text) if name.startswith(HUB))
+
+
 # -- `dpd pretrain`: train a nano base from scratch.
 
 

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -569,9 +569,27 @@ LENGTHS = (10, 40, 150, WATCHER_STEPS)
 ATTENTION_LENGTHS = (40, 150, 600, 2000)
 
 
+BESIDE_PUBLISHED = (3, 6, 11, 14, 17, 23, 26)
+"""Numbers of the watchers that a run trains where published networks watch too: one of each shape, of all lengths. At
+equal time all of them gave no better codes there (recipes/published_networks, pilot f)."""
+
+
+@dataclass(frozen=True)
+class OwnWatcher:
+    """A watcher before it is trained.
+
+    Args:
+        logits: whether its logits count, as those of the longest training of each shape do.
+    """
+
+    shape: Shape[Classifier]
+    training: ClassifierTraining
+    logits: bool
+
+
 def residual_shapes(classes: int, bands: int = 3) -> list[ResNetConfig]:
-    """Five residual shapes, each once for every one of LENGTHS."""
-    shapes = [
+    """Five, each of which is trained once for every one of LENGTHS."""
+    return [
         ResNetConfig(num_classes=classes, in_channels=bands, widths=widths, blocks=blocks, stem_stride=2)
         for widths, blocks in (
             ((16, 32, 64, 128), (1, 1, 1, 1)),
@@ -581,28 +599,14 @@ def residual_shapes(classes: int, bands: int = 3) -> list[ResNetConfig]:
             ((48, 96, 96), (1, 1, 1)),
         )
     ]
-    return [shape for shape in shapes for _ in LENGTHS]
 
 
 def attention_shapes(classes: int, bands: int = 3) -> list[AttentionConfig]:
-    """Two attention shapes, each once for every one of ATTENTION_LENGTHS. They see what convolutions do not."""
-    shapes = [
+    """Two, each of which is trained once for every one of ATTENTION_LENGTHS. They see what convolutions do not."""
+    return [
         AttentionConfig(num_classes=classes, in_channels=bands, width=width, blocks=blocks, heads=heads)
         for width, blocks, heads in ((64, 3, 4), (96, 2, 3))
     ]
-    return [shape for shape in shapes for _ in ATTENTION_LENGTHS]
-
-
-def watcher_shapes(classes: int, bands: int = 3) -> list[Shape[Classifier]]:
-    """All shapes, each as often as there are lengths of its training."""
-    return [*residual_shapes(classes, bands), *attention_shapes(classes, bands)]
-
-
-def with_logits(classes: int) -> list[bool]:
-    """For each watcher whether its logits count: those of the longest training of each shape do."""
-    numbers = [len(lengths) for lengths in (LENGTHS, ATTENTION_LENGTHS)]
-    counts = len(residual_shapes(classes)), len(attention_shapes(classes))
-    return [i % number == number - 1 for number, count in zip(numbers, counts, strict=True) for i in range(count)]
 
 
 def watcher_seed(seed: int, number: int) -> int:
@@ -615,8 +619,8 @@ def view_seed(seed: int, number: int) -> int:
     return SEEDS * seed + number
 
 
-def watcher_plans(classes: int, seed: int, longest: int = WATCHER_STEPS, bands: int = 3) -> list[Plan]:
-    """Shape and training of each watcher of a run with this seed.
+def own_watchers(classes: int, seed: int, longest: int = WATCHER_STEPS, bands: int = 3) -> list[OwnWatcher]:
+    """All watchers of a run with this seed: every shape in every length.
 
     Args:
         longest: steps in place of WATCHER_STEPS; all others are in proportion.
@@ -625,45 +629,38 @@ def watcher_plans(classes: int, seed: int, longest: int = WATCHER_STEPS, bands: 
     def scaled(steps: int) -> int:
         return max(1, round(steps * longest / WATCHER_STEPS))
 
-    residual, attention = residual_shapes(classes, bands), attention_shapes(classes, bands)
-    plans: list[Plan] = [
-        (shape, ClassifierTraining(steps=scaled(LENGTHS[i % len(LENGTHS)]), seed=watcher_seed(seed, i)))
-        for i, shape in enumerate(residual)
+    planned: list[tuple[Shape[Classifier], ClassifierTraining, bool]] = [
+        (shape, ClassifierTraining(steps=scaled(length)), length == LENGTHS[-1])
+        for shape in residual_shapes(classes, bands)
+        for length in LENGTHS
     ]
-    for i, shape in enumerate(attention):
-        steps = scaled(ATTENTION_LENGTHS[i % len(ATTENTION_LENGTHS)])
-        training = ClassifierTraining(
-            steps=steps,
-            peak_rate=1e-3,
-            warmup=min(100, steps // 4),
-            weight_decay=0.05,
-            seed=watcher_seed(seed, len(residual) + i),
-        )
-        plans.append((shape, training))
-    return plans
+    for shape in attention_shapes(classes, bands):
+        for length in ATTENTION_LENGTHS:
+            steps = scaled(length)
+            training = ClassifierTraining(steps=steps, peak_rate=1e-3, warmup=min(100, steps // 4), weight_decay=0.05)
+            planned.append((shape, training, length == ATTENTION_LENGTHS[-1]))
+    return [
+        OwnWatcher(shape, replace(training, seed=watcher_seed(seed, number)), logits)
+        for number, (shape, training, logits) in enumerate(planned)
+    ]
 
 
 def train_watchers(
     folder: Path,
+    own: Sequence[OwnWatcher],
     data: Labelled,
     validation: Labelled,
-    classes: int,
-    seed: int,
     progress: Progress,
     *,
-    longest: int = WATCHER_STEPS,
     device: torch.device | str = "cpu",
     deadline: Deadline = NEVER,
 ) -> None:
-    """Train the watchers of a run with this seed as `train_pool` does.
-
-    Args:
-        longest: as in `watcher_plans`.
+    """Train these watchers as `train_pool` does.
 
     Raises:
         TimeUp: the deadline passed; the state is saved.
     """
-    plans = watcher_plans(classes, seed, longest, data[0].shape[1])
+    plans: list[Plan] = [(watcher.shape, watcher.training) for watcher in own]
     accuracies = train_pool(folder, NAME, plans, data, validation, progress, device=device, deadline=deadline)
     if accuracies:
         log.info(
@@ -675,6 +672,6 @@ def train_watchers(
         )
 
 
-def load_watchers(folder: Path, classes: int, bands: int = 3) -> list[Classifier]:
+def load_watchers(folder: Path, own: Sequence[OwnWatcher]) -> list[Classifier]:
     """Read what `train_watchers` wrote to `folder`, frozen."""
-    return load_pool(folder, NAME, watcher_shapes(classes, bands))
+    return load_pool(folder, NAME, [watcher.shape for watcher in own])

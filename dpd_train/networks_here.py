@@ -13,7 +13,7 @@ from typing import Any
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import expanded
 from dpd_runtime.text import counted, printable
-from dpd_train.config import AUTO, HUB, OWN, extra_watchers
+from dpd_train.config import AUTO, HUB, OWN, published_watchers
 from dpd_train.model_files import (
     NETWORKS,
     OF_TIMM,
@@ -77,7 +77,7 @@ def judges(watchers: str, networks: tuple[Network, ...]) -> list[str]:
     Args:
         watchers: settled. networks: as `networks_here`.
     """
-    watching = [name.removeprefix(HUB) for name in extra_watchers(watchers) if name.startswith(HUB)]
+    watching = published_watchers(watchers)
     seen = {find_model(name)[0].resolve() for name in watching}
     return [*(one.name for one in networks if one.fault is None and one.folder not in seen), *watching]
 

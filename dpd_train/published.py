@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from dpd_runtime.errors import InputError
 from dpd_runtime.text import counted
 from dpd_train.compute import autocast
-from dpd_train.config import HUB, extra_watchers
+from dpd_train.config import HUB, published_watchers
 from dpd_train.model_files import (
     CONFIG_NAME,
     OF_TIMM,
@@ -279,8 +279,7 @@ def decoder_judge(watchers: str) -> str | None:
     Raises:
         InputError: as `open_published`.
     """
-    sources = [name.removeprefix(HUB) for name in extra_watchers(watchers) if name.startswith(HUB)]
-    return next((source for source in sources if open_published(source).looks_at_crops), None)
+    return next((source for source in published_watchers(watchers) if open_published(source).looks_at_crops), None)
 
 
 def tried(networks: tuple[Network, ...]) -> tuple[Network, ...]:
@@ -303,6 +302,5 @@ def check_published(watchers: str) -> None:
     Raises:
         InputError: as `open_published`.
     """
-    for name in extra_watchers(watchers):
-        if name.startswith(HUB):
-            open_published(name.removeprefix(HUB))
+    for source in published_watchers(watchers):
+        open_published(source)

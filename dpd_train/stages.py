@@ -41,6 +41,7 @@ from dpd_train.config import (
     PUBLISHED_VIEWS,
     TrainConfig,
     extra_watchers,
+    published_watchers,
 )
 from dpd_train.context import (
     Classifiers,
@@ -58,9 +59,11 @@ from dpd_train.denoiser import ConsistencyClassifier, LatentData, real_floors, w
 from dpd_train.doors import OtherTuning
 from dpd_train.encoders import open_encoder
 from dpd_train.matching import (
+    BESIDE_PUBLISHED,
     VIEWS,
     Features,
     Matching,
+    OwnWatcher,
     See,
     Watcher,
     features_of,
@@ -68,12 +71,12 @@ from dpd_train.matching import (
     load_watchers,
     match_codes,
     measure,
+    own_watchers,
     seeing,
     seeing_only,
     starting_codes,
     train_watchers,
     view_seed,
-    with_logits,
 )
 from dpd_train.networks import ResNet, accuracy, latent_classifier_shape, teacher_shape
 from dpd_train.prototypes import (
@@ -478,16 +481,10 @@ def matched_prototypes(
     """
     config, device, folder = run.config, run.device, run.checkpoints
     rows = rows_by_class(run.data.train)
-    train_watchers(
-        folder,
-        *pixels,
-        len(run.classes),
-        config.seed,
-        run.progress("watchers"),
-        longest=config.watcher_steps,
-        device=device,
-        deadline=run.deadline,
-    )
+    own = own_watchers(len(run.classes), config.seed, config.watcher_steps, run.channels)
+    if published_watchers(config.watchers):
+        own = [own[number] for number in BESIDE_PUBLISHED]
+    train_watchers(folder, own, *pixels, run.progress("watchers"), device=device, deadline=run.deadline)
     count = matched_count(config.ipc, min(map(len, rows)))
     if run.data.train.bands:
         labels = torch.from_numpy(run.data.train.labels)
@@ -498,7 +495,7 @@ def matched_prototypes(
         codes = match_codes(
             start,
             frozen_decoder(base),
-            _watchers(run, pixels[0]),
+            _watchers(run, own, pixels[0]),
             Matching(steps=config.matching_steps, seed=config.seed),
             run.progress("matching"),
             state=run.state("matching"),
@@ -538,10 +535,9 @@ def _start(
     return load_file(path)["codes"]
 
 
-def _watchers(run: Training, train: Labelled) -> list[Watcher]:
+def _watchers(run: Training, own: list[OwnWatcher], train: Labelled) -> list[Watcher]:
     """The trained watchers, and the further ones that the config names, which judge no class."""
     count, progress, device = len(run.classes), run.progress("statistics"), run.device
-    own = list(zip(load_watchers(run.checkpoints, count, run.channels), with_logits(count), strict=True))
     further = extra_watchers(run.config.watchers)
     watchers: list[Watcher] = []
 
@@ -550,9 +546,9 @@ def _watchers(run: Training, train: Labelled) -> list[Watcher]:
         watchers.append(Watcher(see, statistics, **kind))
         progress(len(watchers), len(own) + len(further))
 
-    for network, logits in own:
+    for network, watcher in zip(load_watchers(run.checkpoints, own), own, strict=True):
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        add(features_of(network), seeing(network, logits=logits), train)
+        add(features_of(network), seeing(network, logits=watcher.logits), train)
     for name in further:
         features, images = _further(name, train, run)
         if name.startswith(HUB):

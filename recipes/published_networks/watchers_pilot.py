@@ -33,12 +33,11 @@ from dpd_train.matching import (
     features_of,
     match_codes,
     measure,
+    own_watchers,
     seeing,
     seeing_only,
     starting_codes,
     view_seed,
-    watcher_plans,
-    with_logits,
 )
 from dpd_train.networks import latent_classifier_shape
 from dpd_train.published import open_published
@@ -98,7 +97,8 @@ def main() -> None:
 
     began, budget = time.process_time(), 60 * args.minutes
     chosen, label = ARMS[args.arm], f"{args.arm}{args.suffix}-{args.minutes:g}"
-    plans, counted = watcher_plans(classes, SEED, LONGEST), with_logits(classes)
+    every = own_watchers(classes, SEED, LONGEST)
+    plans = [(watcher.shape, watcher.training) for watcher in every]
     folder = args.work / label
     folder.mkdir(exist_ok=True)
     train_pool(folder, "watcher", [plans[i] for i in chosen], pixels, validation, lambda done, total: None)
@@ -107,7 +107,7 @@ def main() -> None:
     watchers = []
     for number, network in zip(chosen, load_pool(folder, "watcher", [plans[i][0] for i in chosen]), strict=True):
         statistics = measure(features_of(network), *pixels, classes, view_seed(SEED, number), CPU)
-        watchers.append(Watcher(seeing(network, logits=counted[number]), statistics))
+        watchers.append(Watcher(seeing(network, logits=every[number].logits), statistics))
     own = time.process_time() - began - trained
     order = np.random.default_rng(SEED).permutation(len(train.labels))
     rows = np.concatenate([order[train.labels[order] == c][:PER_CLASS] for c in range(classes)])

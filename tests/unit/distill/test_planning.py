@@ -30,7 +30,11 @@ from dpd_distill.plan import (
     PAIRS,
     SEEN_OFTEN,
     SHORTEST,
+    STATISTICS_VIEWS,
+    STATISTICS_VIEWS_BESIDE_PUBLISHED,
     TOLERANCE,
+    WATCHER_VIEWS,
+    WATCHER_VIEWS_BESIDE_PUBLISHED,
     DistillPlan,
     Task,
     WorkSpeed,
@@ -50,6 +54,8 @@ from dpd_eval.attacks import FEWEST
 from dpd_runtime.errors import InputError
 from dpd_train.bases import load_base
 from dpd_train.config import TrainConfig
+from dpd_train.matching import BESIDE_PUBLISHED, own_watchers
+from dpd_train.networks import AttentionConfig
 from tests.tiny import CONFIG, tiny_base
 from tests.unit.train.test_published import broken, resnet, saved
 
@@ -432,8 +438,10 @@ def test_a_published_model_is_timed_and_counted_where_it_watches(tmp_path: Path)
         plain, watched = (
             estimated(full_plan(), task, replace(TWO_CORES, published=value)).seconds for value in (0.0, 0.05)
         )
-        assert watched["watchers"] == plain["watchers"]
-        assert watched["statistics"] - plain["statistics"] == pytest.approx(0.05 * seen)
+        assert watched["watchers"] / plain["watchers"] == pytest.approx(WATCHER_VIEWS_BESIDE_PUBLISHED / WATCHER_VIEWS)
+        looked_at = 8000 * TWO_CORES.view  # seven own networks look, of 28: five residual ones, and two of attention
+        assert plain["statistics"] == pytest.approx((20 * 0.26 + 8 * 0.21) * looked_at)
+        assert watched["statistics"] == pytest.approx((5 * 0.26 + 2 * 0.21) * looked_at + 0.05 * seen)
 
 
 def test_bands_of_their_own_get_all_steps_of_their_vae_and_neither_samples_nor_tuning() -> None:
@@ -487,3 +495,20 @@ def test_networks_that_are_found_watch_and_judge_where_they_can(
 def headless(*arguments: object, **options: object) -> tuple[torch.nn.Module, list[str]]:
     """A model whose last layer is not linear."""
     return torch.nn.Conv2d(3, 2, 1), []
+
+
+def test_a_plan_counts_the_steps_that_own_watchers_take() -> None:
+    """A step of an attention shape costs half of a residual one's, as the plan's measurement was."""
+    every = own_watchers(10, 0)
+    few = [every[number] for number in BESIDE_PUBLISHED]
+    for watchers, trained, measured in (
+        (every, WATCHER_VIEWS, STATISTICS_VIEWS),
+        (few, WATCHER_VIEWS_BESIDE_PUBLISHED, STATISTICS_VIEWS_BESIDE_PUBLISHED),
+    ):
+        attention = [isinstance(watcher.shape, AttentionConfig) for watcher in watchers]
+        steps = [
+            (0.37 if own else 0.74) * 64 * watcher.training.steps
+            for watcher, own in zip(watchers, attention, strict=True)
+        ]
+        assert trained == pytest.approx(sum(steps))
+        assert measured == pytest.approx(sum(0.21 if own else 0.26 for own in attention))

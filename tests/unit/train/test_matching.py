@@ -13,8 +13,10 @@ from dpd_runtime.sampling import image_noise
 from dpd_train.bases import load_base
 from dpd_train.captions import embed as embed_prompts
 from dpd_train.compute import Deadline, TimeUp, autocast
+from dpd_train.config import WATCHER_STEPS
 from dpd_train.loop import set_learning_rate
 from dpd_train.matching import (
+    BESIDE_PUBLISHED,
     FIRST,
     LATER,
     RIDGE,
@@ -24,19 +26,20 @@ from dpd_train.matching import (
     Statistics,
     Watcher,
     Weights,
+    attention_shapes,
     embed,
     features_of,
     gaussian_codes,
     match_codes,
     measure,
     moment_losses,
+    own_watchers,
+    residual_shapes,
     ridge_loss,
     seeing,
     shifted,
     starting_codes,
     view_seed,
-    watcher_plans,
-    watcher_shapes,
 )
 from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.symmetry import ORDER, d4
@@ -138,10 +141,18 @@ def test_statistics_are_of_all_symmetries_and_shifts() -> None:
 
 
 def test_no_two_runs_share_the_seed_of_a_watcher_or_of_its_views() -> None:
-    numbers = range(len(watcher_shapes(CLASSES)))
-    seeds = [training.seed for run in range(9) for _, training in watcher_plans(CLASSES, run)]
+    seeds = [watcher.training.seed for run in range(9) for watcher in own_watchers(CLASSES, run)]
+    numbers = range(len(seeds) // 9)
     seeds += [view_seed(run, number) for run in range(9) for number in numbers]
     assert len(set(seeds)) == len(seeds) == 9 * 2 * len(numbers)
+
+
+def test_beside_published_networks_each_shape_watches_once_and_the_lengths_are_all_there() -> None:
+    every = own_watchers(CLASSES, 0)
+    few = [every[number] for number in BESIDE_PUBLISHED]
+    assert [watcher.shape for watcher in few] == [*residual_shapes(CLASSES), *attention_shapes(CLASSES)]
+    assert {watcher.training.steps for watcher in few} >= {40, 150, WATCHER_STEPS, 2000}
+    assert any(watcher.logits for watcher in few)
 
 
 def decode(codes: torch.Tensor) -> torch.Tensor:

@@ -302,8 +302,8 @@ def test_a_processor_that_is_not_followed_is_refused(change: dict[str, object], 
 @pytest.mark.full
 def test_it_watches_a_run_whose_record_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (
-        ("LENGTHS", (1,)),
-        ("ATTENTION_LENGTHS", (1,)),
+        ("LENGTHS", (1,) * 4),
+        ("ATTENTION_LENGTHS", (1,) * 4),
         ("VIEWS", 100),
     ):
         monkeypatch.setattr(f"dpd_train.matching.{name}", value)
@@ -326,6 +326,8 @@ def test_it_watches_a_run_whose_record_names_it(tmp_path: Path, monkeypatch: pyt
     more: dict[str, Any] = {"announce": lambda ahead: announced.append([*ahead]), "keep_checkpoints": True}
     record = train(scenes, tmp_path / "tuned", config, cache=tmp_path / "cache", **more)
     assert record["metrics"]["decoder_tuned_by"] == "hf:eyes"
+    trained = [path.name for path in (tmp_path / "tuned" / "checkpoints").glob("watcher*")]
+    assert len(trained) == 7, "one of each shape where a published network watches"
     assert len(announced) == 2
     assert all("VAE decoder" in stages and "perceptual networks" not in stages for stages in announced)
     kept = {path.name for path in (tmp_path / "tuned" / "checkpoints").iterdir()}

@@ -58,10 +58,8 @@ def test_an_encoder_watches_and_the_record_names_it(tmp_path: Path) -> None:
     with Image.open(tmp_path / "plain" / "samples" / "matching.png") as sheet:
         assert sheet.height == 6 * (64 + 2) + 2, "a row for each class, written while codes were matched"
     plain, seen = records
-    assert "watchers" not in plain
-    assert not {"watchers", "watcher_steps", "allow_outside"} & plain["config"].keys(), (
-        "bundles of runs without these options keep their bytes"
-    )
+    assert "watchers" not in plain, "no network but the run's own ones watched"
+    assert plain["config"]["watchers"] == "own"
     digest = hashlib.sha256((place / "model.safetensors").read_bytes()).hexdigest()
     assert seen["watchers"] == [{"name": "swimdiff:eyes", "weights_sha256": digest}]
     assert seen["config"]["watchers"] == "own,swimdiff:eyes"
