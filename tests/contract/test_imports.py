@@ -93,7 +93,7 @@ def test_public_names_are_shown_before_anything_is_imported(
 @pytest.mark.skipif(
     tuple(map(int, version("typer").split(".")[:2])) < (0, 29), reason="older versions of typer load rich for help"
 )
-@pytest.mark.parametrize("command", ["", "train", "evaluate", "private"])
+@pytest.mark.parametrize("command", ["", "train", "evaluate", "private", "federate", "swimdiff"])
 def test_help_imports_little(command: str, process_environment: dict[str, str], tmp_path: Path) -> None:
     done = python(HELP, process_environment, tmp_path, *command.split(), "--help")
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,6 @@ from dpd_runtime.files import check_writable
 from dpd_runtime.settings import setting
 from dpd_runtime.text import counted, listed_names
 from dpd_train.config import TrainConfig, check_device, resolve
-from dpd_train.run import check_base_at, check_run_folder
 
 SITES = "Several machines"
 
@@ -77,6 +76,8 @@ def federate_command(
         dpd federate 0.0.0.0:8080 --classes Forest,River --out common
         dpd train scenes/ --tuning federated:10.0.0.1:8080 --out run
     """
+    from dpd_train.run import check_base_at, check_run_folder  # imports numpy and Pillow, which help does not need
+
     config = resolve(None, given[TunedOptions])
     options = {name: value for name, value in given[ServerOptions].items() if value is not None}
     part = Server(address=address, **{**options, "classes": listed_names(options.get("classes", ""))})

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from dpd_neighbours.gradients import RS_DGC, ratio_of
-from dpd_runtime.classes import check_class_name
 from dpd_runtime.errors import BundleError, DpdError, InputError
 from dpd_runtime.files import parse_json
 from dpd_train.config import TrainConfig
@@ -82,6 +81,8 @@ class Server(Site):
             raise InputError("TLS needs all of --tls-root, --tls-certificate and --tls-key on the server")
         if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
             raise InputError("--classes needs at least two different names, such as Forest,River")
+        from dpd_runtime.classes import check_class_name  # imports numpy, which the command's help does not need
+
         for name in self.classes:
             try:
                 check_class_name(name)
@@ -181,5 +182,7 @@ def _check_bounds(settings: Settings) -> None:
         raise ValueError(f"{settings.rounds} rounds")
     if not 1 <= settings.side <= MOST_SIDE or not 2 <= len(settings.classes) <= MOST_CLASSES:
         raise ValueError(f"{settings.side} px and {len(settings.classes)} classes")
+    from dpd_runtime.classes import check_class_name
+
     for name in settings.classes:
         check_class_name(name)
