@@ -570,7 +570,7 @@ ATTENTION_LENGTHS = (40, 150, 600, 2000)
 
 
 BESIDE_PUBLISHED = (3, 6, 11, 14, 17, 23, 26)
-"""Numbers of the watchers that a run trains where published networks watch too: one of each shape, of all lengths. At
+"""Numbers of the watchers that a run trains where published networks watch too: one of each shape, short and long. At
 equal time all of them gave no better codes there (recipes/published_networks, pilot f)."""
 
 

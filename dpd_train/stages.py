@@ -122,7 +122,7 @@ MEANING = {
     "captions of the validation part": "with which the fine-tuning is validated",
     "classifier of noisy latents": "which tells the fine-tuning whether a class is recognised",
     "fine-tuning": "teaches the denoiser your images",
-    "watchers": "small networks, which judge the codes and stay here",
+    "watchers": "small networks in whose features codes are matched; they stay here",
     "starting images": "sampled images, from which the codes begin",
     "statistics": "what the watchers see in all images of a class",
     "matching": "shapes the codes until the watchers see the same in them",

@@ -31,7 +31,7 @@ def main() -> None:
             "date": date.fromtimestamp(path.stat().st_mtime).isoformat(),
             "hardware": args.machine,
             "command": f"recipes/tables.sh EUROSAT WORK {part} ({path.name})",
-            "bundles": "dpd_runtime/data/eurosat64.dpd, recipes/matched/run1.dpd to run4.dpd",
+            "bundles": "the three matchings of recipes/embedded.sh, seeds 0 to 2",
         }
         tell(about | {"evaluation": without_folders(json.loads(path.read_text()))}, target)
 
