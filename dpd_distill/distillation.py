@@ -11,7 +11,7 @@ from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, dumps, loads, size_of, write_atomically
 from dpd_runtime.settings import setting
 from dpd_runtime.text import counted, option, printable, shown
-from dpd_train.config import AUTO, HUB, WATCHERS_HELP, extra_watchers  # noqa: TID253 -- loads no PyTorch
+from dpd_train.config import AUTO, HUB, WATCHERS_HELP, extra_watchers, published_watchers  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -475,7 +475,7 @@ def networks_for(task: "Task", watchers: str = AUTO) -> tuple[str, str | None, l
     Networks know red, green and blue. In a first look at many images none judges: it would see all of them.
     """
     from dpd_distill.plan import SEEN_OFTEN
-    from dpd_train.networks_here import judges, networks_here, remarks, settled
+    from dpd_train.networks_here import is_of_family, judges, networks_here, remarks, settled
 
     networks = () if task.own_vae else networks_here()
     if networks:
@@ -488,8 +488,12 @@ def networks_for(task: "Task", watchers: str = AUTO) -> tuple[str, str | None, l
     candidates = [] if task.quick and task.images > SEEN_OFTEN else judges(watching, networks)
     judge = next(filter(None, (_judging(name, lines) for name in candidates)), None)
     if judge is not None:
-        seen = ", although it watched, as no other is here" if f"{HUB}{judge}" in extra_watchers(watching) else ""
-        lines.append(f"{HUB}{judge} judges the set beside convnet{seen}")
+        but = ""
+        if judge in published_watchers(watching):
+            but = ", although it watched, as no other is here"
+        elif is_of_family(judge, watching):
+            but = ", of the family of those that watched: networks of another one may learn less from it"
+        lines.append(f"{HUB}{judge} judges the set beside convnet{but}")
     return watching, judge, [printable(line) for line in lines]
 
 

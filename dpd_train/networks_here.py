@@ -5,7 +5,7 @@ fetched here, and no weights are read. Loads no PyTorch.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,14 +72,30 @@ def settled(watchers: str, networks: tuple[Network, ...]) -> str:
 
 
 def judges(watchers: str, networks: tuple[Network, ...]) -> list[str]:
-    """The published networks that can judge a set, as `hf:` names them: first those that did not watch.
+    """The published networks that can judge a set, as `hf:` names them.
+
+    First come those of another family than those that watched, which the set flatters least, then others that did not
+    watch, then those that did.
 
     Args:
         watchers: settled. networks: as `networks_here`.
     """
     watching = published_watchers(watchers)
     seen = {find_model(name)[0].resolve() for name in watching}
-    return [*(one.name for one in networks if one.fault is None and one.folder not in seen), *watching]
+    others = [one.name for one in networks if one.fault is None and one.folder not in seen]
+    return [*sorted(others, key=lambda name: is_of_family(name, watchers)), *watching]
+
+
+def is_of_family(name: str, watchers: str) -> bool:
+    """Whether a published network, as `hf:` names it, is of the family of one that watches."""
+    families = [family(read_config(find_model(source)[0])) for source in (name, *published_watchers(watchers))]
+    return families[0] in families[1:]
+
+
+def family(config: Mapping[str, Any]) -> str:
+    """What a network is a kind of, whatever its size and version: efficientnet, mobilenet, resnet, vit."""
+    kind = str(config.get("architecture" if is_of_timm(config) else "model_type", ""))
+    return re.sub(r"^tf_|_?v?\d.*$|_.*$", "", kind)
 
 
 def remarks(networks: tuple[Network, ...]) -> list[str]:

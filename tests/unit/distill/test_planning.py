@@ -479,7 +479,8 @@ def test_networks_that_are_found_watch_and_judge_where_they_can(
     saved(vit_without, resnet)
     assert networks_for(enough) == ("own,hf:a,hf:c", "a", ANY)
     assert networks_for(enough, "own") == ("own", "a", ["hf:a judges the set beside convnet"])
-    assert networks_for(enough, "own,hf:a")[:2] == ("own,hf:a", "c")
+    relative = "hf:c judges the set beside convnet, of the family of those that watched: networks of another one may "
+    assert networks_for(enough, "own,hf:a") == ("own,hf:a", "c", [relative + "learn less from it"])
     for other, expected in {
         replace(enough, own_vae=True): ("own", None, []),
         replace(enough, smallest=5): ("own", "a", ["hf:a judges the set beside convnet"]),

@@ -11,7 +11,9 @@ from dpd_train.config import TrainConfig
 from dpd_train.model_files import find_model, licence_of, networks_folder
 from dpd_train.networks_here import (
     LARGEST,
+    family,
     forbids_derivatives,
+    is_of_family,
     judges,
     networks_here,
     remarks,
@@ -87,6 +89,34 @@ def test_the_first_two_watch_and_the_next_judges(networks: Path, hub: Path) -> N
     ]
     assert settled("own", found) == "own"
     assert settled("own,hf:x", found) == "own,hf:x"
+
+
+KINDS: list[tuple[dict[str, object], str]] = [
+    ({"model_type": "mobilenet_v2"}, "mobilenet"),
+    ({"model_type": "efficientnet"}, "efficientnet"),
+    ({"model_type": "resnet"}, "resnet"),
+    ({"architecture": "tf_efficientnet_lite0", "pretrained_cfg": {}}, "efficientnet"),
+    ({"architecture": "mobilenetv2_100", "pretrained_cfg": {}}, "mobilenet"),
+    ({"architecture": "resnet18", "pretrained_cfg": {}}, "resnet"),
+    ({"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {}}, "vit"),
+]
+
+
+@pytest.mark.parametrize(("config", "kind"), KINDS)
+def test_networks_of_one_kind_are_a_family_in_transformers_and_timm(config: dict[str, object], kind: str) -> None:
+    assert family(config) == kind
+
+
+def test_a_network_of_another_family_judges_before_a_relative(networks: Path, hub: Path) -> None:
+    for name in ("a", "b", "c"):
+        network(networks / name)
+    (network(networks / "d") / "config.json").write_text(
+        json.dumps({"model_type": "vit", "architectures": ["ViTForImageClassification"]})
+    )
+    found = networks_here()
+    assert settled("auto", found) == "own,hf:a,hf:b"
+    assert judges("own,hf:a,hf:b", found) == ["d", "c", "a", "b"]
+    assert [is_of_family(name, "own,hf:a") for name in ("c", "d")] == [True, False]
 
 
 def test_without_any_own_networks_watch_and_a_line_says_what_that_costs(networks: Path, hub: Path) -> None:
