@@ -15,7 +15,7 @@ from dpd_train.bases import Base, decoder_fits, frozen_decoder, load_base
 from dpd_train.captions import caption_table
 from dpd_train.classifiers import ClassifierTraining, train_classifier
 from dpd_train.compute import placed, use_device
-from dpd_train.config import AUTO, TrainConfig, published_watchers
+from dpd_train.config import TrainConfig, published_watchers
 from dpd_train.context import fitted
 from dpd_train.denoiser import LatentData, train_denoiser
 from dpd_train.matching import (
@@ -32,7 +32,6 @@ from dpd_train.matching import (
     seeing_only,
 )
 from dpd_train.networks import Classifier, ResNet, Shape, teacher_shape
-from dpd_train.networks_here import networks_here, settled
 from dpd_train.published import PublishedModel, open_published
 from dpd_train.tuning import denoiser_training, frozen_norms_in_float32, trained_parts
 from dpd_train.vae import bands_training, decoder_training, perceptual_shapes, train_autoencoder, with_bands
@@ -67,7 +66,7 @@ def measure_speed(
     Args:
         base: at the run's resolution; it is changed, so it cannot be used afterwards.
         config: for the batch of a fine-tuning step and its precision, whether images carry bands of their own, and
-            the published models that watch.
+            the published models that watch, which are settled.
         judge: published model that judges the set.
     """
     side, bands, generator = base.resolution, int(base.vae.config.in_channels), torch.Generator().manual_seed(0)
@@ -75,8 +74,7 @@ def measure_speed(
     labels = torch.arange(IMAGES) % CLASSES
     latents = torch.randn((IMAGES, int(base.unet.config.in_channels), *[int(base.unet.config.sample_size)] * 2))
     training = ClassifierTraining(steps=STEPS, validate_every=STEPS + 1)
-    watchers = settled(config.watchers, networks_here() if config.watchers == AUTO else ())
-    published = [open_published(name, device) for name in published_watchers(watchers)]
+    published = [open_published(name, device) for name in published_watchers(config.watchers)]
     compares = next((model for model in published if model.looks_at_crops), None)  # what `decoder_judge` chooses
     judges = [] if judge is None else [open_published(judge, device)]
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
