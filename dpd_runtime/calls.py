@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ def interruptible(call: Callable[[], T], stop: Callable[[], object] = lambda: No
     """
     if threading.current_thread() is not threading.main_thread():
         return listed(call, stop)
+    from queue import SimpleQueue  # here, as --help imports this module
+
     returned: SimpleQueue[T] = SimpleQueue()
     raised: list[BaseException] = []
 

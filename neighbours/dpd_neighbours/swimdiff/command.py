@@ -21,7 +21,6 @@ from dpd_cli.options import (
 )
 from dpd_cli.terminal import print_json, stage_progress
 from dpd_neighbours.swimdiff.config import SwimDiff
-from dpd_neighbours.swimdiff.folder import check_new
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import cache_folder, check_cache, check_writable
 from dpd_runtime.settings import setting
@@ -88,7 +87,8 @@ def swimdiff_command(
         dpd select DATA --method herding --ipc 10 --extractor swimdiff:encoder
         dpd train DATA --watchers own,swimdiff:encoder
     """
-    from dpd_neighbours.swimdiff.unlabelled import check_images  # imports numpy and Pillow, which help does not need
+    from dpd_neighbours.swimdiff.folder import check_new  # here, as these import what help does not need
+    from dpd_neighbours.swimdiff.unlabelled import check_images
 
     if resolution % 16 or resolution < 16:
         raise InputError(f"--resolution {resolution}: the encoder needs a multiple of 16")
