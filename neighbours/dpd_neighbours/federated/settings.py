@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from dpd_neighbours.gradients import RS_DGC, ratio_of
 from dpd_runtime.errors import BundleError, DpdError, InputError
 from dpd_runtime.files import parse_json
 from dpd_train.config import TrainConfig
@@ -101,6 +100,8 @@ def ratio_in(config: TrainConfig) -> float | None:
     Raises:
         InputError: another compression than RS-DGC's, or a ratio out of range.
     """
+    from dpd_neighbours.gradients import RS_DGC, ratio_of  # here, as the command's help imports this module
+
     if config.grad_compression is None:
         return None
     name, _, ratio = config.grad_compression.partition(":")
