@@ -38,8 +38,10 @@ def export_classifier(network: nn.Module, examples: Images, folder: Path) -> Com
         ParityError: the graph is too far from PyTorch.
         BundleError: it needs an operator that `dpd predict` refuses.
     """
-    images = to_float(torch.from_numpy(examples)).contiguous()  # the exporter writes other operators for other layouts
-    graph = Graph(GRAPH_NAME, network, (INPUT,), (images,), OUTPUT)
+    # the exporter writes other operators for other layouts, of weights too, which a training has left channels last
+    images = to_float(torch.from_numpy(examples)).contiguous()
+    plain = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    graph = Graph(GRAPH_NAME, plain, (INPUT,), (images,), OUTPUT)
     probes = probe(graph, [(images,)])
     try:
         compiled = compile_graph(graph, probes, "fp32", folder, run_half=False)

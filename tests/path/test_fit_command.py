@@ -136,3 +136,16 @@ def test_a_backbone_is_warned_of_codes_that_no_published_network_watched(
         assert done.returncode == 0, done.stderr
         said.append("no published network watched the codes of made1: a backbone learns little" in done.stderr)
     assert said == [False, True, False]
+
+
+def test_a_backbone_of_convolutions_is_tuned_and_labels_new_images(
+    folder: Path, process_environment: dict[str, str]
+) -> None:
+    """Trainings leave weights channels last, from which the exporter wrote operators that dpd predict refuses."""
+    saved(folder / "net", resnet)
+    given = ("--backbone", "net", "--steps", "2", "--threads", "1", "--out", "tuned")
+    done = run(folder, process_environment, "fit", "set", *given)
+    assert done.returncode == 0, done.stderr
+    labelled = run(folder, process_environment, "predict", "tuned", "new", "--out", "tuned.csv")
+    assert labelled.returncode == 0, labelled.stderr
+    assert len((folder / "tuned.csv").read_text().splitlines()) == 13
