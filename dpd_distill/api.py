@@ -248,13 +248,17 @@ def fit(
     out: Place,
     *,
     own: Scenes | Place | None = None,
+    teacher: Bundle | Place | None = None,
+    unlabelled: Place | None = None,
     device: str = "auto",
     overwrite: bool = False,
     **options: Any,
 ) -> Classifier:
-    """Train a classifier on a set, alone or with a site's own labelled images, as `dpd fit` does.
+    """Train a classifier on a set, alone or with a site's own images, as `dpd fit` does.
 
     Args:
+        own: labelled images. teacher: a bundle whose classifier answers in the place of the set's labels.
+        unlabelled: folder of images that it answers too.
         out: folder of the classifier, which runs without PyTorch.
         options: those of `dpd fit`, such as student="resnet", backbone="vit", steps=1000, seed=1.
 
@@ -271,7 +275,10 @@ def fit(
     config = FitConfig(**options)
     own_images = None if own is None else _place(own)
     made = Path(distilled) if isinstance(distilled, str) else distilled
-    fit_classifier(made, Path(out), config, own=own_images, device=device, overwrite=overwrite)
+    asked = load_bundle(Path(teacher)) if isinstance(teacher, str | Path) else teacher
+    others = None if unlabelled is None else Path(unlabelled)
+    more: dict[str, Any] = {"teacher": asked, "unlabelled": others, "device": device, "overwrite": overwrite}
+    fit_classifier(made, Path(out), config, own=own_images, **more)
     return open_classifier(Path(out))
 
 

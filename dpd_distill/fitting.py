@@ -7,6 +7,7 @@ from dpd_eval.options import FitConfig
 from dpd_eval.sets import Set
 from dpd_export.classifier import save_classifier
 from dpd_runtime.annotations import Progress
+from dpd_runtime.bundle import Bundle
 from dpd_runtime.classifier import ClassifierRecord
 from dpd_train.scenes import Scenes
 
@@ -17,6 +18,8 @@ def fit_classifier(
     config: FitConfig,
     *,
     own: Path | Scenes | None = None,
+    teacher: Bundle | None = None,
+    unlabelled: Path | None = None,
     device: str = "cpu",
     overwrite: bool = False,
     progress: Progress = lambda done, total: None,
@@ -24,12 +27,12 @@ def fit_classifier(
     """Train a classifier and write it to the folder `out`.
 
     Args:
-        distilled, own, device: as in `dpd_eval.fit.fit`.
+        distilled, own, teacher, unlabelled, device: as in `dpd_eval.fit.fit`.
 
     Raises:
         InputError, DataError: as `dpd_eval.fit.fit`.
     """
-    fitted = fit(distilled, config, own=own, device=device, progress=progress)
+    fitted = fit(distilled, config, own=own, teacher=teacher, unlabelled=unlabelled, device=device, progress=progress)
     return save_classifier(
         out,
         fitted.network,

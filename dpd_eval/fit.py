@@ -1,4 +1,4 @@
-"""`fit`: train a classifier on a distilled set, alone or with a site's own labelled images.
+"""`fit`: train a classifier on a distilled set and a site's own images, by their labels or a teacher's answers.
 
 The training is that of an evaluation's students, so that an evaluation says what to expect.
 """
@@ -19,8 +19,19 @@ from dpd_eval.options import FitConfig
 from dpd_eval.recipe import Recipe
 from dpd_eval.sets import Set, open_set
 from dpd_eval.statistics import average_accuracy, confusion_matrix, overall_accuracy
-from dpd_eval.students import predict, train_network, train_student
-from dpd_runtime.annotations import Array, Images, Int64, Progress
+from dpd_eval.students import (
+    Lesson,
+    build_student,
+    fits_itself,
+    fitted,
+    labelled_lesson,
+    predict,
+    taught_lesson,
+    train_on,
+)
+from dpd_eval.teaching import TEMPERATURE, Teacher, open_teacher, read_unlabelled
+from dpd_runtime.annotations import Array, Float32, Images, Int64, Progress
+from dpd_runtime.bundle import Bundle
 from dpd_runtime.errors import DataError
 from dpd_train.compute import use_device
 from dpd_train.config import HUB
@@ -55,11 +66,61 @@ class Fitted:
         return int(self.examples.shape[1])
 
 
+@dataclass(frozen=True)
+class Material:
+    """What a network is trained on.
+
+    Args:
+        images, labels: uint8 [n, side, side, 3] and int64 [n], learned as they are; none where a teacher answers all.
+        asked, teacher: further images [m, side, side, 3], of which every view is learned as the teacher answers it.
+        classes: how many.
+    """
+
+    images: Images
+    labels: Int64
+    asked: Images
+    teacher: Teacher | None
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.images) + len(self.asked)
+
+    def lessons(self, recipe: Recipe) -> list[Lesson]:
+        """Labels and answers have half of each batch each, where there are both."""
+        known = [labelled_lesson(self.images, self.labels, recipe.label_smoothing)] if len(self.images) else []
+        taught = [] if self.teacher is None else [taught_lesson(self.asked, self.teacher.answers, TEMPERATURE)]
+        return [*known, *taught]
+
+    def at_once(self) -> tuple[Images, Int64, Float32 | None]:
+        """All images as they are and their labels; and probabilities, where a teacher answers some."""
+        if self.teacher is None:
+            return self.images, self.labels, None
+        soft = np.concatenate([np.eye(self.classes)[self.labels], self.teacher.probabilities(self.asked)])
+        return np.concatenate([self.images, self.asked]), soft.argmax(1), soft.astype(np.float32)
+
+
+def material_of(made: SceneSet, own: SceneSet | None, teacher: Teacher | None, unlabelled: SceneSet | None) -> Material:
+    """The set's and own images by their labels; a teacher answers for the set's, and for unlabelled ones."""
+    known = [own] if teacher else [made, own]
+    asked = [made, unlabelled] if teacher else []
+    nothing = made.only(np.zeros(0, np.int64))
+    of_labels, of_teacher = ([nothing, *(part for part in parts if part is not None)] for parts in (known, asked))
+    return Material(
+        images=np.concatenate([part.images for part in of_labels]),
+        labels=np.concatenate([part.labels for part in of_labels]),
+        asked=np.concatenate([part.images for part in of_teacher]),
+        teacher=teacher,
+        classes=len(made.classes),
+    )
+
+
 def fit(
     distilled: Path | Scenes | Set,
     config: FitConfig | None = None,
     *,
     own: Path | Scenes | None = None,
+    teacher: Bundle | None = None,
+    unlabelled: Path | None = None,
     device: str = "cpu",
     progress: Progress = lambda done, total: None,
 ) -> Fitted:
@@ -68,21 +129,29 @@ def fit(
     Args:
         own: the site's own labelled images of the same classes. A part of them is held out and measures the accuracy;
             the rest is trained on together with the set.
+        teacher: a bundle whose classifier answers every view of the set's images, in the place of their labels. Own
+            images keep their labels, and have half of each batch then.
+        unlabelled: folder of the site's images without labels, which the teacher answers too.
         device: cpu, cuda or auto, which takes CUDA if it works.
 
     Raises:
-        InputError: an unknown student or recipe, a backbone that cannot be used, or options for own images without any.
+        InputError: an unknown student or recipe, a backbone that cannot be used, options for own images without any,
+            unlabelled images without a teacher, or a teacher that `open_teacher` refuses.
         DataError: unreadable images, one class, classes that differ, or a set of several sizes without `resolution`.
     """
     config = config or FitConfig()
     made_of, mine_of = open_set(distilled), None if own is None else opened(own, config)
     config = config if mine_of is None else mine_of.settle(config)
-    recipe, place = check_fit(made_of, config, mine_of), use_device(device)
+    recipe, place = check_fit(made_of, config, mine_of, teacher, unlabelled), use_device(device)
+    answering = None
+    if teacher is not None:
+        answering = open_teacher(teacher, tuple(made_of.scenes.counts("all")), torch.get_num_threads())
     made = made_of.scenes.part("all", config.resolution)
     side, parts, held = int(made.images.shape[1]), {"set": made}, None
+    if unlabelled is not None:
+        parts["unlabelled"] = read_unlabelled(unlabelled, side)
     if mine_of is not None:
-        mine = mine_of.part("train", side)
-        parts["own"] = mine
+        parts["own"] = mine_of.part("train", side)
         if config.val_per_class != 0:
             held = mine_of.part("val", side)
             if shared := len(set(held.hashes) & set(made.hashes)):
@@ -90,53 +159,53 @@ def fit(
                     f"--own {mine_of.root}: {shared} of the images that are held out are also in {made_of.root}, so "
                     "they would measure nothing; leave them out of one"
                 )
-    images = np.concatenate([part.images for part in parts.values()])
-    labels = np.concatenate([part.labels for part in parts.values()])
-    steps = recipe.for_training(len(images)).steps
+    material = material_of(made, parts.get("own"), answering, parts.get("unlabelled"))
+    recipe = recipe.for_training(len(material))
+    steps = recipe.steps
     more = steps // CHECK_STEPS if own is None else 0  # of the second training
-    count = len(made.classes)
-    network = _train(config, images, labels, count, recipe, lambda n, _: progress(n, steps + more), place)
+    network = _train(config, material, recipe, lambda n, _: progress(n, steps + more), place)
     checked: dict[str, float] = {}
-    if own is None:
+    if own is None and (rows := held_out_of_set(made, made_of.prototypes)) is not None:
+        rest = material_of(made.only(np.flatnonzero(~rows)), None, answering, parts.get("unlabelled"))
         checked = check_on_set(
-            made, made_of.prototypes, config, recipe, lambda n, _: progress(steps + n, steps + more), place
+            rest, made.only(np.flatnonzero(rows)), config, recipe, lambda n, _: progress(steps + n, steps + more), place
         )
     training: dict[str, Any] = {name: fingerprint(part) for name, part in parts.items()}
-    followed = recipe.for_training(len(images)).to_dict() | ({"steps": 0} if config.steps == 0 else {})
+    training |= {} if answering is None else {"teacher": answering.described}
+    followed = recipe.to_dict() | ({"steps": 0} if config.steps == 0 else {})
     training |= {"recipe": followed, "seed": config.seed} | ({"set_check": checked} if checked else {})
     validation = {} if held is None else _measure(network, held)
-    return Fitted(network.eval(), made.classes, images[:2], validation, training)
+    return Fitted(network.eval(), made.classes, made.images[:2], validation, training)
 
 
 def check_on_set(
-    made: SceneSet,
-    prototypes: Mapping[str, int],
+    rest: Material,
+    held: SceneSet,
     config: FitConfig,
     recipe: Recipe,
     progress: Progress,
     device: torch.device,
 ) -> dict[str, float]:
-    """Accuracy on a fifth of the set's images, of a second training on the others.
+    """Accuracy on a fifth of the set's images, which `held_out_of_set` chose, of a second training on the others.
 
     The classifier itself has seen all of them, so its own accuracy there would say nothing. The second training takes a
-    quarter of the steps: it is cheap, and what it reaches is rather too little than too much. Images that show one
-    scene stay on one side: near duplicates, and those that were made from one prototype.
+    quarter of the steps: it is cheap, and what it reaches is rather too little than too much.
 
     Returns:
-        figures as of `Fitted.validation`, and `steps`; empty if a class has too few images or steps are too few.
+        figures as of `Fitted.validation`, and `steps`; empty if steps are too few.
     """
-    held = held_out_of_set(made, prototypes)
-    steps = recipe.for_training(len(made.images)).steps // CHECK_STEPS
-    if held is None or steps < 1:
+    steps = recipe.steps // CHECK_STEPS
+    if steps < 1:
         return {}
-    short = replace(recipe, steps=steps, epochs=0, warmup=min(recipe.warmup, steps - 1))
-    rest = np.flatnonzero(~held)
-    network = _train(config, made.images[rest], made.labels[rest], len(made.classes), short, progress, device)
-    return _measure(network.eval(), made.only(np.flatnonzero(held))) | {"steps": steps}
+    short = replace(recipe, steps=steps, warmup=min(recipe.warmup, steps - 1))
+    network = _train(config, rest, short, progress, device)
+    return _measure(network.eval(), held) | {"steps": steps}
 
 
 def held_out_of_set(made: SceneSet, prototypes: Mapping[str, int]) -> Array | None:
     """Which images are held out: a fifth of the smallest class from each, at least one, whole groups at a time.
+
+    Images that show one scene stay on one side: near duplicates, and those that were made from one prototype.
 
     Args:
         prototypes: of images by path; those of one class and prototype are one group, and near duplicates are, too.
@@ -159,22 +228,19 @@ def held_out_of_set(made: SceneSet, prototypes: Mapping[str, int]) -> Array | No
 
 
 def _train(
-    config: FitConfig,
-    images: Images,
-    labels: Int64,
-    classes: int,
-    recipe: Recipe,
-    progress: Progress,
-    device: torch.device,
+    config: FitConfig, material: Material, recipe: Recipe, progress: Progress, device: torch.device
 ) -> nn.Module:
     if config.backbone is None:
-        return train_student(config.network, images, labels, classes, recipe, config.seed, progress, device=device)
-    backbone = open_backbone(config.network.removeprefix(HUB), classes)
-    if config.steps == 0:
-        backbone.fit_last_layer(images, labels)
-        return backbone
-    backbone.reduced().fit_last_layer(images, labels)
-    return train_network(backbone, images, labels, recipe, config.seed, progress, device=device)
+        model = build_student(config.network, material.classes, config.seed)
+    else:
+        model = open_backbone(config.network.removeprefix(HUB), material.classes)
+        if config.steps == 0:
+            model.fit_last_layer(*material.at_once())
+            return model
+        model = model.reduced()
+    if fits_itself(model) and fitted(model, *material.at_once()):
+        return model.eval()
+    return train_on(model, material.lessons(recipe), recipe, config.seed, progress, device=device)
 
 
 def _measure(network: nn.Module, held: SceneSet) -> dict[str, float]:

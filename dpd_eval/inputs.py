@@ -16,6 +16,7 @@ from dpd_eval.selection import METHODS, check_counts, check_ipc, check_look, fin
 from dpd_eval.sets import Set, open_set
 from dpd_eval.statistics import fewest_pairs
 from dpd_runtime.annotations import Int64
+from dpd_runtime.bundle import Bundle
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.text import counted
 from dpd_train.reading import ImageOptions
@@ -342,13 +343,22 @@ def count_pairs(inputs: EvaluationInputs, config: EvaluateConfig) -> dict[int, i
 # -- What a fit checks before PyTorch is imported.
 
 
-def check_fit(distilled: Set, config: FitConfig, own: Scenes | None) -> Recipe:
+def check_fit(
+    distilled: Set,
+    config: FitConfig,
+    own: Scenes | None,
+    teacher: Bundle | None = None,
+    unlabelled: Path | None = None,
+) -> Recipe:
     """Check everything that needs no image to be opened, and return the recipe.
 
     Raises:
         InputError, DataError: as `fit`.
     """
-    recipe = load_recipe(config.recipe or ("quick" if config.backbone is None else TUNE_RECIPE))
+    usual = TUNE_RECIPE if config.backbone is not None else "quick" if teacher is None else "taught"
+    recipe = load_recipe(config.recipe or usual)
+    if unlabelled is not None and teacher is None:
+        raise InputError(f"--unlabelled {unlabelled}: nobody says what they show; give --teacher BUNDLE, too")
     for way, steps in ((PROBE, " --steps 0"), (TUNE, "")):
         if config.network.startswith(way):
             raise InputError(f"--student {config.network}: {way} is for dpd evaluate; give --backbone MODEL{steps}")

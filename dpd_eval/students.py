@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from inspect import signature
@@ -271,18 +271,69 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.peak_rate)
 
 
-def _criterion(
-    targets: torch.Tensor, order: torch.Tensor | None, kept: float, smoothing: float
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the loss of logits [B, num_classes] for `targets`, mixed with those in `order` for a mixed batch."""
+Criterion = Callable[[torch.Tensor], torch.Tensor]
+"""Logits [B, num_classes] of a batch → its loss."""
+Answers = Callable[[torch.Tensor], torch.Tensor]
+"""Views [B, C, H, W] in [-1, 1] → a teacher's logits [B, num_classes]."""
 
-    def loss(logits: torch.Tensor) -> torch.Tensor:
-        own = F.cross_entropy(logits, targets, label_smoothing=smoothing)
-        if order is None:
-            return own
-        return kept * own + (1 - kept) * F.cross_entropy(logits, targets[order], label_smoothing=smoothing)
 
-    return loss
+@dataclass(frozen=True)
+class View:
+    """A batch as a student sees it.
+
+    Args:
+        rows: [B], of the images. x: [B, C, H, W] in [-1, 1], augmented and perhaps mixed.
+        order: [B], which image of the batch lent its pixels to each; None for a batch that is not mixed.
+        kept: share of each image's own pixels.
+    """
+
+    rows: torch.Tensor
+    x: torch.Tensor
+    order: torch.Tensor | None = None
+    kept: float = 1.0
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Images uint8 [n, H, W, C], and what is to be learned from a batch of them."""
+
+    images: Images
+    criterion: Callable[[View], Criterion]
+
+
+def labelled_lesson(images: Images, targets: Int64 | Float32, smoothing: float) -> Lesson:
+    """Labels [n], smoothed, or probabilities [n, num_classes]; where images are mixed, targets are."""
+    all_targets = torch.from_numpy(np.ascontiguousarray(targets))
+
+    def criterion(view: View) -> Criterion:
+        wanted = to_device(all_targets[view.rows], view.x.device)
+        order = None if view.order is None else to_device(view.order, view.x.device)
+
+        def loss(logits: torch.Tensor) -> torch.Tensor:
+            own = F.cross_entropy(logits, wanted, label_smoothing=smoothing)
+            if order is None:
+                return own
+            other = F.cross_entropy(logits, wanted[order], label_smoothing=smoothing)
+            return view.kept * own + (1 - view.kept) * other
+
+        return loss
+
+    return Lesson(images, criterion)
+
+
+def taught_lesson(images: Images, answers: Answers, temperature: float) -> Lesson:
+    """A teacher's answer to every view, also to mixed ones: function matching (Beyer et al. 2022, 2106.05237).
+
+    The loss is T² times the cross-entropy between both softmaxes at temperature T (Hinton et al. 2015, 1503.02531), so
+    that its gradient is about as large at every T.
+    """
+
+    def criterion(view: View) -> Criterion:
+        with torch.no_grad():
+            wanted = (answers(view.x).float() / temperature).softmax(1)
+        return lambda logits: temperature**2 * F.cross_entropy(logits / temperature, wanted)
+
+    return Lesson(images, criterion)
 
 
 def train_student(
@@ -299,14 +350,21 @@ def train_student(
 ) -> nn.Module:
     """Build student `name` with new weights and train it, as `train_network`, or as it fits itself."""
     model = build_student(name, num_classes, seed, images.shape[-1])
-    fit: Any = getattr(model, "fit", None)
-    if fit is not None:
-        fit(images, labels, soft)
+    if fits_itself(model) and fitted(model, images, labels, soft):
         return model.eval()
-    fit_last_layer: Any = getattr(model, "fit_last_layer", None)
-    if fit_last_layer is not None:
-        fit_last_layer(images, labels, soft)
     return train_network(model, images, labels, recipe, seed, progress, soft, device=device)
+
+
+def fits_itself(model: nn.Module) -> bool:
+    """Whether a model can fit itself, or its last layer before it is trained."""
+    return hasattr(model, "fit") or hasattr(model, "fit_last_layer")
+
+
+def fitted(model: Any, images: Images, labels: Int64, soft: Float32 | None) -> bool:
+    """Let a model that `fits_itself` do it, and return whether that was all: a last layer is only where to begin."""
+    whole = hasattr(model, "fit")
+    (model.fit if whole else model.fit_last_layer)(images, labels, soft)
+    return whole
 
 
 def train_network(
@@ -329,26 +387,52 @@ def train_network(
         soft: probabilities [n, num_classes] to learn instead of `labels` [n]; they are mixed like the images and not
             smoothed.
     """
-    recipe = recipe.for_training(len(images))
+    lesson = (
+        labelled_lesson(images, labels, recipe.label_smoothing) if soft is None else labelled_lesson(images, soft, 0)
+    )
+    return train_on(model, [lesson], recipe, seed, progress, device=device)
+
+
+def train_on(
+    model: nn.Module,
+    lessons: Sequence[Lesson],
+    recipe: Recipe,
+    seed: int,
+    progress: Progress = lambda step, steps: None,
+    *,
+    device: torch.device | str = "cpu",
+) -> nn.Module:
+    """Train `model` on all lessons at once, as `train_network`: each has an equal part of every batch and of the loss.
+
+    Args:
+        lessons: at most as many as the recipe's batch has images; all of one size.
+    """
+    recipe = recipe.for_training(sum(len(lesson.images) for lesson in lessons))
     device = torch.device(device)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
     auxiliary_loss: Any = getattr(model, "auxiliary_loss", None)
     generator = torch.Generator().manual_seed(seed)
-    pixels = torch.from_numpy(np.ascontiguousarray(images))
-    targets = torch.from_numpy(np.ascontiguousarray(labels if soft is None else soft))
-    smoothing = recipe.label_smoothing if soft is None else 0.0
-    stream = batches(len(pixels), recipe.batch, generator)
+    pixels = [torch.from_numpy(np.ascontiguousarray(lesson.images)) for lesson in lessons]
+    share = recipe.batch // len(lessons)
+    streams = [batches(len(images), share, generator) for images in pixels]
 
-    def loss(step: int, _: torch.Generator) -> torch.Tensor:
-        rows = next(stream)
-        batch = augment(pixels[rows].permute(0, 3, 1, 2), recipe, generator)
+    def view(images: torch.Tensor, rows: torch.Tensor) -> View:
+        batch = augment(images[rows].permute(0, 3, 1, 2), recipe, generator)
         order, kept = None, 1.0
         if recipe.cutmix and torch.rand((), generator=generator).item() < recipe.cutmix:
             batch, order, kept = cutmix(batch, generator)
-        wanted = to_device(targets[rows], device)
-        criterion = _criterion(wanted, None if order is None else to_device(order, device), kept, smoothing)
-        x = to_device(to_float(batch.permute(0, 2, 3, 1)), device).contiguous(memory_format=torch.channels_last)
+        return View(rows, to_device(to_float(batch.permute(0, 2, 3, 1)), device), order, kept)
+
+    def loss(step: int, _: torch.Generator) -> torch.Tensor:
+        views = [view(images, next(stream)) for images, stream in zip(pixels, streams, strict=True)]
+        criteria = [lesson.criterion(seen) for lesson, seen in zip(lessons, views, strict=True)]
+
+        def criterion(logits: torch.Tensor) -> torch.Tensor:
+            losses = [learn(part) for learn, part in zip(criteria, torch.split(logits, share), strict=True)]
+            return torch.stack(losses).mean()
+
+        x = torch.cat([seen.x for seen in views]).contiguous(memory_format=torch.channels_last)
         with autocast(device, enabled=recipe.precision == "bf16"):
             logits = model(x)
             more = 0.0 if auxiliary_loss is None else auxiliary_loss(criterion)

@@ -455,11 +455,21 @@ def classifier_card(record: ClassifierRecord) -> str:
 def _fitted(record: ClassifierRecord) -> list[str]:
     training = record.training
     lines = [f"`dpd fit` trained it: {quoted(record.network)} for images of {record.side} × {record.side} pixels."]
-    for name, what in (("set", "a distilled set"), ("own", "the site's own images")):
+    for name, what in (
+        ("set", "a distilled set"),
+        ("own", "the site's own images"),
+        ("unlabelled", "the site's images without labels"),
+    ):
         if name in training:
             lines.append(
                 f"- {counted(training[name]['images'], 'image')} of {what}, content hash `{training[name]['sha256']}`"
             )
+    if teacher := training.get("teacher"):
+        lines.append(
+            f"- taught by the classifier of the bundle {quoted(teacher['bundle'])}, hash `{teacher['bundle_hash']}`, "
+            f"audit {teacher['audit']}: it answered every view of the set's images and of those without labels. What "
+            "its answers tell of its own training images, this network may tell too"
+        )
     return [*lines, f"- recipe {quoted(training['recipe']['name'])}, seed {training['seed']}"]
 
 

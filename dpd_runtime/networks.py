@@ -361,15 +361,15 @@ def softmax(logits: Array) -> NDArray[np.float64]:
     return probabilities
 
 
-def check_teacher(bundle: Bundle) -> None:
-    """Check that the bundle holds a teacher.
+def check_teacher(bundle: Bundle, option: str = "--soft-labels") -> None:
+    """Check that the bundle holds a teacher, for which `option` asks.
 
     Raises:
         InputError: it does not.
     """
     if TEACHER not in bundle.files:
         again = "use one exported without --codes-only" if bundle.manifest.codes_only else "export it again"
-        raise InputError(f"--soft-labels: the bundle holds no teacher ({TEACHER}); {again}, or leave out --soft-labels")
+        raise InputError(f"{option}: the bundle holds no teacher ({TEACHER}); {again}, or leave out {option}")
 
 
 def load_teacher(bundle: Bundle, provider: Provider, threads: int) -> Callable[[Pixels], Float32]:

@@ -1,4 +1,4 @@
-"""`dpd fit`: a distilled set → a classifier for use."""
+"""`dpd fit`: a distilled set, own images and a bundle's teacher → a classifier for use."""
 
 import sys
 import time
@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpd_cli.options import Device, Json, Threads, Values, extras_of, given_values, options_of, require_torch, under
+from dpd_cli.options import (
+    Device,
+    Json,
+    Key,
+    Require,
+    Threads,
+    TrustedKey,
+    Values,
+    extras_of,
+    given_values,
+    open_bundle,
+    options_of,
+    require_torch,
+    under,
+)
 from dpd_cli.terminal import print_json, progress_bar
 from dpd_eval.options import FitConfig  # noqa: TID253 -- loads no PyTorch
 from dpd_runtime.text import counted, shown
@@ -23,6 +37,18 @@ Own = Annotated[
     Path | None,
     under("Data", "The site's own labelled images. Some are held out to measure the accuracy; the others train too."),
 ]
+Teacher = Annotated[
+    Path | None,
+    under(
+        "Model",
+        "Bundle whose classifier answers every view of the images that the network is shown, in the place of the set's "
+        "labels.",
+        metavar="BUNDLE",
+    ),
+]
+Unlabelled = Annotated[
+    Path | None, under("Data", "Folder of the site's own images without labels, which the --teacher answers too.")
+]
 Overwrite = Annotated[bool, under("Output", "Replace a classifier that exists at --out.", "--overwrite")]
 
 
@@ -31,20 +57,27 @@ def fit_command(
     distilled: Set,
     out: Out,
     own: Own = None,
+    unlabelled: Unlabelled = None,
+    teacher: Teacher = None,
     device: Device = "auto",
     threads: Threads = None,
     overwrite: Overwrite = False,
     json_output: Json = False,
+    key: Key = None,
+    trusted_key: TrustedKey = None,
+    require: Require = None,
     *,
     given: Values,
 ) -> None:
     """Train a classifier on a distilled set, alone or with a site's own labelled images.
 
     It is trained like the students of dpd evaluate, and written as ONNX with its classes and a card. It runs without
-    PyTorch: dpd predict.
+    PyTorch: dpd predict. A bundle's classifier can teach it: it answers every view of the set's images, and of the
+    site's own images without labels.
 
     Examples:
         dpd fit distilled/ --out model
+        dpd fit distilled/ --teacher site.dpd --unlabelled images/ --out model
         dpd fit distilled/ --own site/ --out model
         dpd fit distilled/ --own site/ --backbone vit/ --steps 200 --out model
     """
@@ -59,20 +92,33 @@ def fit_command(
     from dpd_train.scenes import open_scenes
 
     made, mine = open_set(distilled), None if own is None else open_scenes(own, config)
-    check_fit(made, config, mine)
+    asked = None if teacher is None else open_bundle(teacher, key, trusted_key, require)
+    check_fit(made, config, mine, asked, unlabelled)
     import torch
 
     from dpd_distill.fitting import fit_classifier
 
-    if config.backbone is not None and (
-        line := _hint(config.network.removeprefix("hf:"), distilled, made.published_watchers)
+    if (
+        config.backbone is not None
+        and teacher is None
+        and (line := _hint(config.network.removeprefix("hf:"), distilled, made.published_watchers))
     ):
         print(line, file=sys.stderr)
     started = time.monotonic()
     if threads:
         torch.set_num_threads(threads)
     with progress_bar("training the classifier") as progress:
-        record = fit_classifier(made, out, config, own=mine, device=device, overwrite=overwrite, progress=progress)
+        record = fit_classifier(
+            made,
+            out,
+            config,
+            own=mine,
+            teacher=asked,
+            unlabelled=unlabelled,
+            device=device,
+            overwrite=overwrite,
+            progress=progress,
+        )
     _print(out, record, own, time.monotonic() - started, json_output)
 
 
@@ -97,15 +143,18 @@ def _print(out: Path, record: "ClassifierRecord", own: Path | None, seconds: flo
     shares, training = record.validation, record.training
     if json_output:
         facts: dict[str, Any] = {"out": str(out), "classes": list(record.classes), "side": record.side}
-        images = {name: training[name]["images"] for name in ("set", "own") if name in training}
+        images = {name: training[name]["images"] for name in ("set", "own", "unlabelled") if name in training}
         facts |= {"images": images, "validation": dict(shares) or None, "set_check": training.get("set_check")}
         print_json(facts | {"seconds": round(seconds, 2)})
         return
-    more = f" and {training['own']['images']} own ones" if "own" in training else ""
+    more = f", {training['own']['images']} own ones" if "own" in training else ""
+    more += f", {training['unlabelled']['images']} without labels" if "unlabelled" in training else ""
     print(
         f"trained on  {counted(training['set']['images'], 'image')} of the set{more}, "
         f"{counted(len(record.classes), 'class')}"
     )
+    if teacher := training.get("teacher"):
+        print(f"taught by   the classifier of bundle {teacher['bundle']}, {teacher['bundle_hash'][:12]}…")
     if shares:
         print(f"accuracy    {_accuracy(shares, 'own image', '')}")
     elif checked := training.get("set_check"):
