@@ -277,8 +277,16 @@ def fit(
     made = Path(distilled) if isinstance(distilled, str) else distilled
     asked = load_bundle(Path(teacher)) if isinstance(teacher, str | Path) else teacher
     others = None if unlabelled is None else Path(unlabelled)
-    more: dict[str, Any] = {"teacher": asked, "unlabelled": others, "device": device, "overwrite": overwrite}
-    fit_classifier(made, Path(out), config, own=own_images, **more)
+    fit_classifier(
+        made,
+        Path(out),
+        config,
+        own=own_images,
+        teacher=asked,
+        unlabelled=others,
+        device=device,
+        overwrite=overwrite,
+    )
     return open_classifier(Path(out))
 
 

@@ -20,18 +20,19 @@ from dpd_eval.recipe import Recipe
 from dpd_eval.sets import Set, open_set
 from dpd_eval.statistics import average_accuracy, confusion_matrix, overall_accuracy
 from dpd_eval.students import (
+    Answers,
     Lesson,
+    begun,
     build_student,
-    fits_itself,
-    fitted,
     labelled_lesson,
     predict,
     taught_lesson,
     train_on,
 )
-from dpd_eval.teaching import TEMPERATURE, Teacher, open_teacher, read_unlabelled
-from dpd_runtime.annotations import Array, Float32, Images, Int64, Progress
+from dpd_eval.teaching import TEMPERATURE, Unlabelled, described, open_teacher, read_unlabelled
+from dpd_runtime.annotations import Array, Images, Int64, Progress
 from dpd_runtime.bundle import Bundle
+from dpd_runtime.classifier import images_below
 from dpd_runtime.errors import DataError
 from dpd_train.compute import use_device
 from dpd_train.config import HUB
@@ -41,7 +42,8 @@ from dpd_train.scenes import Scenes, opened
 from dpd_train.symmetry import near_groups
 
 CHECK_SHARE, CHECK_STEPS = 5, 4
-"""Without own images a fifth of the set's images is held out of a second training, with a quarter of the steps."""
+"""Without own images a fifth of the set's images is held out of a second training, with a quarter of the steps: the
+classifier itself has seen all of them. It is cheap, and what it reaches is rather too little than too much."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Fitted:
         examples: two of its training images, uint8 [2, side, side, 3].
         validation: `images`, `oa`, `aa` and the 95 % interval `low`, `high` (Wilson 1927) of oa, on own images that
             were held out; empty without any.
-        training: what it was trained on, and how. `set_check`, without own images: the figures of `check_on_set`.
+        training: what it was trained on, and how. `set_check`, without own images: such figures on a fifth of the set,
+            and the `steps` of the second training, on the others.
     """
 
     network: nn.Module
@@ -71,47 +74,36 @@ class Material:
     """What a network is trained on.
 
     Args:
-        images, labels: uint8 [n, side, side, 3] and int64 [n], learned as they are; none where a teacher answers all.
-        asked, teacher: further images [m, side, side, 3], of which every view is learned as the teacher answers it.
+        images, labels: uint8 [n, side, side, 3] and int64 [n], with which a last layer begins.
+        lessons: what is learned then.
         classes: how many.
     """
 
     images: Images
     labels: Int64
-    asked: Images
-    teacher: Teacher | None
+    lessons: tuple[Lesson, ...]
     classes: int
 
     def __len__(self) -> int:
-        return len(self.images) + len(self.asked)
-
-    def lessons(self, recipe: Recipe) -> list[Lesson]:
-        """Labels and answers have half of each batch each, where there are both."""
-        known = [labelled_lesson(self.images, self.labels, recipe.label_smoothing)] if len(self.images) else []
-        taught = [] if self.teacher is None else [taught_lesson(self.asked, self.teacher.answers, TEMPERATURE)]
-        return [*known, *taught]
-
-    def at_once(self) -> tuple[Images, Int64, Float32 | None]:
-        """All images as they are and their labels; and probabilities, where a teacher answers some."""
-        if self.teacher is None:
-            return self.images, self.labels, None
-        soft = np.concatenate([np.eye(self.classes)[self.labels], self.teacher.probabilities(self.asked)])
-        return np.concatenate([self.images, self.asked]), soft.argmax(1), soft.astype(np.float32)
+        return sum(map(len, self.lessons))
 
 
-def material_of(made: SceneSet, own: SceneSet | None, teacher: Teacher | None, unlabelled: SceneSet | None) -> Material:
-    """The set's and own images by their labels; a teacher answers for the set's, and for unlabelled ones."""
-    known = [own] if teacher else [made, own]
-    asked = [made, unlabelled] if teacher else []
-    nothing = made.only(np.zeros(0, np.int64))
-    of_labels, of_teacher = ([nothing, *(part for part in parts if part is not None)] for parts in (known, asked))
-    return Material(
-        images=np.concatenate([part.images for part in of_labels]),
-        labels=np.concatenate([part.labels for part in of_labels]),
-        asked=np.concatenate([part.images for part in of_teacher]),
-        teacher=teacher,
-        classes=len(made.classes),
-    )
+def material_of(
+    made: SceneSet, own: SceneSet | None, recipe: Recipe, answers: Answers | None, unlabelled: Unlabelled | None
+) -> Material:
+    """The set and own images by their labels. Where a teacher answers, it does so for the set, in the place of its
+    labels, and for unlabelled images; own images keep their labels, and have half of each batch.
+    """
+    labelled = [part for part in (made, own) if part is not None]
+    images = np.concatenate([part.images for part in labelled])
+    labels = np.concatenate([part.labels for part in labelled])
+    if answers is None:
+        lessons = [labelled_lesson(images, labels, recipe.label_smoothing)]
+    else:
+        asked = (made.images,) if unlabelled is None else (made.images, unlabelled.images)
+        lessons = [taught_lesson(asked, answers, TEMPERATURE)]
+        lessons += [] if own is None else [labelled_lesson(own.images, own.labels, recipe.label_smoothing)]
+    return Material(images, labels, tuple(lessons), len(made.classes))
 
 
 def fit(
@@ -143,13 +135,8 @@ def fit(
     made_of, mine_of = open_set(distilled), None if own is None else opened(own, config)
     config = config if mine_of is None else mine_of.settle(config)
     recipe, place = check_fit(made_of, config, mine_of, teacher, unlabelled), use_device(device)
-    answering = None
-    if teacher is not None:
-        answering = open_teacher(teacher, tuple(made_of.scenes.counts("all")), torch.get_num_threads())
     made = made_of.scenes.part("all", config.resolution)
     side, parts, held = int(made.images.shape[1]), {"set": made}, None
-    if unlabelled is not None:
-        parts["unlabelled"] = read_unlabelled(unlabelled, side)
     if mine_of is not None:
         parts["own"] = mine_of.part("train", side)
         if config.val_per_class != 0:
@@ -159,47 +146,31 @@ def fit(
                     f"--own {mine_of.root}: {shared} of the images that are held out are also in {made_of.root}, so "
                     "they would measure nothing; leave them out of one"
                 )
-    material = material_of(made, parts.get("own"), answering, parts.get("unlabelled"))
-    recipe = recipe.for_training(len(material))
-    steps = recipe.steps
-    more = steps // CHECK_STEPS if own is None else 0  # of the second training
-    network = _train(config, material, recipe, lambda n, _: progress(n, steps + more), place)
-    checked: dict[str, float] = {}
-    if own is None and (rows := held_out_of_set(made, made_of.prototypes)) is not None:
-        rest = material_of(made.only(np.flatnonzero(~rows)), None, answering, parts.get("unlabelled"))
-        checked = check_on_set(
-            rest, made.only(np.flatnonzero(rows)), config, recipe, lambda n, _: progress(steps + n, steps + more), place
-        )
     training: dict[str, Any] = {name: fingerprint(part) for name, part in parts.items()}
-    training |= {} if answering is None else {"teacher": answering.described}
+    answers, others = None, None
+    if teacher is not None:
+        answers = open_teacher(teacher, made.classes, torch.get_num_threads())
+        training["teacher"] = described(teacher)
+    if unlabelled is not None:
+        known = {digest for part in (*parts.values(), held) if part is not None for digest in part.hashes}
+        rendering = None if mine_of is None else parts["own"].rendering
+        others = read_unlabelled(unlabelled, images_below(unlabelled), side, rendering, known)
+        training["unlabelled"] = others.record()
+    material = material_of(made, parts.get("own"), recipe, answers, others)
+    recipe = recipe.for_training(len(material))
+    more = recipe.steps // CHECK_STEPS if own is None else 0  # of the second training
+    total = recipe.steps + more
+    network = _train(config, material, recipe, lambda n, _: progress(n, total), place)
+    checked: dict[str, float] = {}
+    if own is None and more and (rows := held_out_of_set(made, made_of.prototypes)) is not None:
+        rest = material_of(made.only(np.flatnonzero(~rows)), None, recipe, answers, others)
+        short = replace(recipe, steps=more, warmup=min(recipe.warmup, more - 1))
+        second = _train(config, rest, short, lambda n, _: progress(recipe.steps + n, total), place)
+        checked = _measure(second, made.only(np.flatnonzero(rows))) | {"steps": more}
     followed = recipe.to_dict() | ({"steps": 0} if config.steps == 0 else {})
     training |= {"recipe": followed, "seed": config.seed} | ({"set_check": checked} if checked else {})
     validation = {} if held is None else _measure(network, held)
-    return Fitted(network.eval(), made.classes, made.images[:2], validation, training)
-
-
-def check_on_set(
-    rest: Material,
-    held: SceneSet,
-    config: FitConfig,
-    recipe: Recipe,
-    progress: Progress,
-    device: torch.device,
-) -> dict[str, float]:
-    """Accuracy on a fifth of the set's images, which `held_out_of_set` chose, of a second training on the others.
-
-    The classifier itself has seen all of them, so its own accuracy there would say nothing. The second training takes a
-    quarter of the steps: it is cheap, and what it reaches is rather too little than too much.
-
-    Returns:
-        figures as of `Fitted.validation`, and `steps`; empty if steps are too few.
-    """
-    steps = recipe.steps // CHECK_STEPS
-    if steps < 1:
-        return {}
-    short = replace(recipe, steps=steps, warmup=min(recipe.warmup, steps - 1))
-    network = _train(config, rest, short, progress, device)
-    return _measure(network.eval(), held) | {"steps": steps}
+    return Fitted(network, made.classes, made.images[:2], validation, training)
 
 
 def held_out_of_set(made: SceneSet, prototypes: Mapping[str, int]) -> Array | None:
@@ -230,17 +201,20 @@ def held_out_of_set(made: SceneSet, prototypes: Mapping[str, int]) -> Array | No
 def _train(
     config: FitConfig, material: Material, recipe: Recipe, progress: Progress, device: torch.device
 ) -> nn.Module:
+    def labelled() -> tuple[Images, Int64, None]:
+        return material.images, material.labels, None
+
     if config.backbone is None:
         model = build_student(config.network, material.classes, config.seed)
     else:
         model = open_backbone(config.network.removeprefix(HUB), material.classes)
         if config.steps == 0:
-            model.fit_last_layer(*material.at_once())
-            return model
+            model.fit_last_layer(material.images, material.labels)
+            return model.eval()
         model = model.reduced()
-    if fits_itself(model) and fitted(model, *material.at_once()):
+    if begun(model, labelled):
         return model.eval()
-    return train_on(model, material.lessons(recipe), recipe, config.seed, progress, device=device)
+    return train_on(model, material.lessons, recipe, config.seed, progress, device=device)
 
 
 def _measure(network: nn.Module, held: SceneSet) -> dict[str, float]:

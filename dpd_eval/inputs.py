@@ -1,6 +1,7 @@
 """What an evaluation or a fit begins with: images and sets, read and checked without PyTorch."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,13 +16,21 @@ from dpd_eval.records import check_bands, described
 from dpd_eval.selection import METHODS, check_counts, check_ipc, check_look, find_method
 from dpd_eval.sets import Set, open_set
 from dpd_eval.statistics import fewest_pairs
+from dpd_eval.verdict import TEACHER_TESTS, Audit
 from dpd_runtime.annotations import Int64
 from dpd_runtime.bundle import Bundle
+from dpd_runtime.classifier import images_below
 from dpd_runtime.errors import DataError, InputError
-from dpd_runtime.text import counted
+from dpd_runtime.files import parse_json
+from dpd_runtime.manifest import AUDIT_NAME
+from dpd_runtime.networks import check_teacher
+from dpd_runtime.text import counted, printable
 from dpd_train.reading import ImageOptions
+from dpd_train.records import convert
 from dpd_train.scene_set import SceneSet, fingerprint
 from dpd_train.scenes import Scenes, opened
+
+log = logging.getLogger(__name__)
 
 # -- The images of an evaluation: sets, real training images and test images, read in the same way and cross-checked.
 
@@ -357,8 +366,12 @@ def check_fit(
     """
     usual = TUNE_RECIPE if config.backbone is not None else "quick" if teacher is None else "taught"
     recipe = load_recipe(config.recipe or usual)
-    if unlabelled is not None and teacher is None:
-        raise InputError(f"--unlabelled {unlabelled}: nobody says what they show; give --teacher BUNDLE, too")
+    if unlabelled is not None:
+        if teacher is None:
+            raise InputError(f"--unlabelled {unlabelled}: nobody says what they show; give --teacher BUNDLE, too")
+        images_below(unlabelled)
+    if teacher is not None and config.steps == 0:
+        raise InputError("--steps 0: a teacher answers the views of a training; give steps, or leave out --teacher")
     for way, steps in ((PROBE, " --steps 0"), (TUNE, "")):
         if config.network.startswith(way):
             raise InputError(f"--student {config.network}: {way} is for dpd evaluate; give --backbone MODEL{steps}")
@@ -373,6 +386,8 @@ def check_fit(
     if config.reading.carries:
         raise InputError(f"--bands {config.bands}: dpd fit trains on RGB; give three bands, such as --bands 4,3,2")
     classes = distilled.scenes.counts("all")
+    if teacher is not None:
+        _check_teacher(teacher, classes)
     if own is not None:
         others = own.counts("train")
         if set(others) != set(classes):
@@ -386,3 +401,33 @@ def check_fit(
     if config.steps is not None:
         recipe = replace(recipe, steps=config.steps or 1, epochs=0, warmup=min(recipe.warmup, max(config.steps - 1, 0)))
     return recipe
+
+
+def _check_teacher(bundle: Bundle, classes: Collection[str]) -> None:
+    """Check that the bundle holds a teacher who may teach students of these classes.
+
+    Raises:
+        InputError: there is none, or its audit failed it. DataError: it does not know a class.
+    """
+    check_teacher(bundle, "--teacher")
+    if missing := sorted(set(classes) - {known.name for known in bundle.classes}):
+        raise DataError(
+            f"--teacher {bundle.path}: it does not know {counted(len(missing), 'class')} of the set, first "
+            f"{missing[0]}; name the class folders as the bundle does (dpd info lists them), or leave out --teacher"
+        )
+    height, width, _ = bundle.manifest.image_shape
+    if height != width:
+        raise InputError(f"--teacher {bundle.path}: its images are {height} × {width} px, and views are square")
+    if AUDIT_NAME not in bundle.files:
+        log.warning("%s was not audited: nobody tested whether its teacher tells who was in its training", bundle.path)
+        return
+    where = f"{bundle.path}: {AUDIT_NAME}"
+    audit = convert(parse_json(bundle.files[AUDIT_NAME], where), Audit, where)
+    tests = [test for test in audit.tests if test.name.startswith(TEACHER_TESTS)]
+    if failed := next((test for test in tests if test.verdict == "FAIL"), None):
+        raise InputError(
+            f"--teacher {bundle.path}: its audit failed it ({printable(failed.name)}), and a network that it teaches "
+            "would tell who was in its training, too; use a bundle whose teacher passes"
+        )
+    if all(test.verdict == "NOT RUN" for test in tests):
+        log.warning("%s: its audit did not test its teacher; it may tell who was in its training", bundle.path)

@@ -295,10 +295,26 @@ class View:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Images uint8 [n, H, W, C], and what is to be learned from a batch of them."""
+    """Images, and what is to be learned from a batch of them.
 
-    images: Images
+    Args:
+        parts: arrays uint8 [n, H, W, C], whose rows are counted through all of them.
+    """
+
+    parts: tuple[Images, ...]
     criterion: Callable[[View], Criterion]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def pixels(self, rows: torch.Tensor) -> torch.Tensor:
+        """The images of these rows, uint8 [B, H, W, C]."""
+        wanted, found, first = rows.numpy(), np.empty((len(rows), *self.parts[0].shape[1:]), np.uint8), 0
+        for part in self.parts:
+            here = (wanted >= first) & (wanted < first + len(part))
+            found[here] = part[wanted[here] - first]
+            first += len(part)
+        return torch.from_numpy(found)
 
 
 def labelled_lesson(images: Images, targets: Int64 | Float32, smoothing: float) -> Lesson:
@@ -318,10 +334,10 @@ def labelled_lesson(images: Images, targets: Int64 | Float32, smoothing: float) 
 
         return loss
 
-    return Lesson(images, criterion)
+    return Lesson((images,), criterion)
 
 
-def taught_lesson(images: Images, answers: Answers, temperature: float) -> Lesson:
+def taught_lesson(parts: tuple[Images, ...], answers: Answers, temperature: float) -> Lesson:
     """A teacher's answer to every view, also to mixed ones: function matching (Beyer et al. 2022, 2106.05237).
 
     The loss is T² times the cross-entropy between both softmaxes at temperature T (Hinton et al. 2015, 1503.02531), so
@@ -333,7 +349,7 @@ def taught_lesson(images: Images, answers: Answers, temperature: float) -> Lesso
             wanted = (answers(view.x).float() / temperature).softmax(1)
         return lambda logits: temperature**2 * F.cross_entropy(logits / temperature, wanted)
 
-    return Lesson(images, criterion)
+    return Lesson(parts, criterion)
 
 
 def train_student(
@@ -350,21 +366,23 @@ def train_student(
 ) -> nn.Module:
     """Build student `name` with new weights and train it, as `train_network`, or as it fits itself."""
     model = build_student(name, num_classes, seed, images.shape[-1])
-    if fits_itself(model) and fitted(model, images, labels, soft):
+    if begun(model, lambda: (images, labels, soft)):
         return model.eval()
     return train_network(model, images, labels, recipe, seed, progress, soft, device=device)
 
 
-def fits_itself(model: nn.Module) -> bool:
-    """Whether a model can fit itself, or its last layer before it is trained."""
-    return hasattr(model, "fit") or hasattr(model, "fit_last_layer")
+def begun(model: Any, on: Callable[[], tuple[Images, Int64, Float32 | None]]) -> bool:
+    """Let a model that can do it fit itself, or its last layer alone, on these images, labels and soft labels.
 
-
-def fitted(model: Any, images: Images, labels: Int64, soft: Float32 | None) -> bool:
-    """Let a model that `fits_itself` do it, and return whether that was all: a last layer is only where to begin."""
-    whole = hasattr(model, "fit")
-    (model.fit if whole else model.fit_last_layer)(images, labels, soft)
-    return whole
+    Returns:
+        whether it needs no training after it.
+    """
+    if hasattr(model, "fit"):
+        model.fit(*on())
+        return True
+    if hasattr(model, "fit_last_layer"):
+        model.fit_last_layer(*on())
+    return False
 
 
 def train_network(
@@ -387,6 +405,7 @@ def train_network(
         soft: probabilities [n, num_classes] to learn instead of `labels` [n]; they are mixed like the images and not
             smoothed.
     """
+    recipe = recipe.for_training(len(images))
     lesson = (
         labelled_lesson(images, labels, recipe.label_smoothing) if soft is None else labelled_lesson(images, soft, 0)
     )
@@ -405,31 +424,29 @@ def train_on(
     """Train `model` on all lessons at once, as `train_network`: each has an equal part of every batch and of the loss.
 
     Args:
-        lessons: at most as many as the recipe's batch has images; all of one size.
+        lessons: all of images of one size. recipe: with its final number of steps (`Recipe.for_training`).
     """
-    recipe = recipe.for_training(sum(len(lesson.images) for lesson in lessons))
     device = torch.device(device)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
     auxiliary_loss: Any = getattr(model, "auxiliary_loss", None)
     generator = torch.Generator().manual_seed(seed)
-    pixels = [torch.from_numpy(np.ascontiguousarray(lesson.images)) for lesson in lessons]
-    share = recipe.batch // len(lessons)
-    streams = [batches(len(images), share, generator) for images in pixels]
+    shares = [recipe.batch // len(lessons) + (i < recipe.batch % len(lessons)) for i in range(len(lessons))]
+    streams = [batches(len(lesson), share, generator) for lesson, share in zip(lessons, shares, strict=True)]
 
-    def view(images: torch.Tensor, rows: torch.Tensor) -> View:
-        batch = augment(images[rows].permute(0, 3, 1, 2), recipe, generator)
+    def view(lesson: Lesson, rows: torch.Tensor) -> View:
+        batch = augment(lesson.pixels(rows).permute(0, 3, 1, 2), recipe, generator)
         order, kept = None, 1.0
         if recipe.cutmix and torch.rand((), generator=generator).item() < recipe.cutmix:
             batch, order, kept = cutmix(batch, generator)
         return View(rows, to_device(to_float(batch.permute(0, 2, 3, 1)), device), order, kept)
 
     def loss(step: int, _: torch.Generator) -> torch.Tensor:
-        views = [view(images, next(stream)) for images, stream in zip(pixels, streams, strict=True)]
+        views = [view(lesson, next(stream)) for lesson, stream in zip(lessons, streams, strict=True)]
         criteria = [lesson.criterion(seen) for lesson, seen in zip(lessons, views, strict=True)]
 
         def criterion(logits: torch.Tensor) -> torch.Tensor:
-            losses = [learn(part) for learn, part in zip(criteria, torch.split(logits, share), strict=True)]
+            losses = [learn(part) for learn, part in zip(criteria, torch.split(logits, shares), strict=True)]
             return torch.stack(losses).mean()
 
         x = torch.cat([seen.x for seen in views]).contiguous(memory_format=torch.channels_last)

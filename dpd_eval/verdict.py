@@ -24,6 +24,8 @@ Verdict = Literal["PASS", "WARN", "FAIL", "NOT RUN"]
 Ends = tuple[float, float]
 
 
+TEACHER_TESTS = "membership of the teacher"
+"""How the names of those tests begin that ask whether the teacher's answers tell who was in its training."""
 COMPARABLE = "comparable hold-out"
 """The test on which all others rest that compare with H."""
 WOULD_TELL = "images of H would tell"  # ends its note where it stays open
@@ -392,7 +394,7 @@ FAMILIES = (
         open="Latents of real images were not looked for, as there is no encoder: give --run RUN.",
     ),
     _Family(
-        "membership of the teacher",
+        TEACHER_TESTS,
         "The teacher's answers tell who was in its training.",
         "--codes-only leaves it out; or give it fewer steps, --set teacher_steps=N",
     ),

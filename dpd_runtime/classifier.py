@@ -467,8 +467,8 @@ def _fitted(record: ClassifierRecord) -> list[str]:
     if teacher := training.get("teacher"):
         lines.append(
             f"- taught by the classifier of the bundle {quoted(teacher['bundle'])}, hash `{teacher['bundle_hash']}`, "
-            f"audit {teacher['audit']}: it answered every view of the set's images and of those without labels. What "
-            "its answers tell of its own training images, this network may tell too"
+            f"{teacher['signature']}, audit {teacher['audit']}: it answered every view of the set's images and of "
+            "those without labels. What its answers tell of its own training images, this network may tell too"
         )
     return [*lines, f"- recipe {quoted(training['recipe']['name'])}, seed {training['seed']}"]
 

@@ -372,28 +372,33 @@ def check_teacher(bundle: Bundle, option: str = "--soft-labels") -> None:
         raise InputError(f"{option}: the bundle holds no teacher ({TEACHER}); {again}, or leave out {option}")
 
 
+def teacher_logits(bundle: Bundle, provider: Provider, threads: int) -> Callable[[Float32], Float32]:
+    """The bundle's classifier as a function: views float32 [n, 3, H, W] in [-1, 1] → finite logits [n, classes].
+
+    Raises:
+        BundleError: it cannot be run, or, at once or later, it gives anything else.
+    """
+    engine, count = bundle.engine(TEACHER, provider, threads), len(bundle.classes)
+
+    def logits(views: Float32) -> Float32:
+        found: Float32 = run_to(engine, TEACHER, (len(views), count), images=views)
+        if not np.isfinite(found).all():
+            raise BundleError(f"{TEACHER} gave no probabilities for {count} classes; export the bundle again")
+        return found
+
+    logits(from_uint8(symmetries(np.zeros(bundle.manifest.image_shape, np.uint8))))  # before anything is written
+    return logits
+
+
 def load_teacher(bundle: Bundle, provider: Provider, threads: int) -> Callable[[Pixels], Float32]:
     """The bundle's classifier as a function of one image. It gives one probability for each class of the bundle.
 
     Raises:
-        BundleError: the classifier gives anything else.
+        InputError: there is none. BundleError: as `teacher_logits`.
     """
     check_teacher(bundle)
-    engine = bundle.engine(TEACHER, provider, threads)
-
-    def logits(views: Float32) -> Float32:
-        return run_to(engine, TEACHER, (len(views), len(bundle.classes)), images=views)
-
-    def label(pixels: Pixels) -> Float32:
-        probabilities = soft_label(logits, pixels)
-        if not np.isfinite(probabilities).all():
-            raise BundleError(
-                f"{TEACHER} gave no probabilities for {len(bundle.classes)} classes; export the bundle again"
-            )
-        return probabilities
-
-    label(np.zeros(bundle.manifest.image_shape, np.uint8))  # errors appear before anything is written
-    return label
+    logits = teacher_logits(bundle, provider, threads)
+    return lambda pixels: soft_label(logits, pixels)
 
 
 def pack_labels(labels: list[Float32], classes: tuple[str, ...]) -> bytes:

@@ -85,6 +85,11 @@ class SceneSet:
         return replace(self, images=images, labels=labels, hashes=hashes, paths=paths, gaps=gaps, scenes=scenes)
 
 
+def content_sha256(hashes: Iterable[str]) -> str:
+    """One sha256 (hex) of all images, over their sorted hashes, one per line."""
+    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
+
+
 def fingerprint(scenes: SceneSet) -> dict[str, object]:
     """What run.json may say about the data: {"images": n, "classes": {name: count}, "sha256": hex}, no file names.
 
@@ -95,7 +100,7 @@ def fingerprint(scenes: SceneSet) -> dict[str, object]:
     record: dict[str, object] = {
         "images": len(scenes.labels),
         "classes": {name: int(count) for name, count in zip(scenes.classes, counts, strict=True)},
-        "sha256": hashlib.sha256("\n".join(sorted(scenes.hashes)).encode()).hexdigest(),
+        "sha256": content_sha256(scenes.hashes),
     }
     record |= {} if scenes.rendering is None else {"rendering": scenes.rendering.record()}
     return record if scenes.card is None else record | {"data_card": scenes.card}

@@ -25,6 +25,7 @@ from dpd_cli.options import (
 )
 from dpd_cli.terminal import print_json, progress_bar
 from dpd_eval.options import FitConfig  # noqa: TID253 -- loads no PyTorch
+from dpd_runtime.errors import InputError
 from dpd_runtime.text import counted, shown
 from dpd_train.config import check_device  # noqa: TID253 -- loads no PyTorch
 
@@ -84,6 +85,8 @@ def fit_command(
     from dpd_runtime.classifier import check_place
 
     config = FitConfig(**given_values(given, FitConfig, own))
+    if teacher is None and (key or trusted_key or require):
+        raise InputError("--key, --trusted-key and --require are for a --teacher; give one, or leave them out")
     check_device(device)
     check_place(out, overwrite)
     require_torch("export", "cpu", *extras_of(config.reading, own))
@@ -98,12 +101,9 @@ def fit_command(
 
     from dpd_distill.fitting import fit_classifier
 
-    if (
-        config.backbone is not None
-        and teacher is None
-        and (line := _hint(config.network.removeprefix("hf:"), distilled, made.published_watchers))
-    ):
-        print(line, file=sys.stderr)
+    if config.backbone is not None and teacher is None:  # a teacher tells the backbone what the codes do not show it
+        line = _hint(config.network.removeprefix("hf:"), distilled, made.published_watchers)
+        print(line, end="", file=sys.stderr)
     started = time.monotonic()
     if threads:
         torch.set_num_threads(threads)
@@ -122,20 +122,20 @@ def fit_command(
     _print(out, record, own, time.monotonic() - started, json_output)
 
 
-def _hint(backbone: str, distilled: Path, watched: tuple[str, ...] | None) -> str | None:
-    """A line where the backbone is no network that watched the codes; None where it is, or nothing is known."""
+def _hint(backbone: str, distilled: Path, watched: tuple[str, ...] | None) -> str:
+    """A line where the backbone is no network that watched the codes; none where it is, or nothing is known."""
     from dpd_train.model_files import public_name
 
     if watched == ():
         return (
             f"warning     no published network watched the codes of {distilled}: a backbone learns little from them. "
-            "Where the bundle is made: dpd data fetch, or dpd distill --watchers own,hf:MODEL"
+            "Where the bundle is made: dpd data fetch, or dpd distill --watchers own,hf:MODEL\n"
         )
     if watched is None or public_name(backbone) in watched:
-        return None
+        return ""
     return (
         f"note        {' and '.join(watched)} watched the codes of {distilled}, and not {public_name(backbone)}: a "
-        "network of another family learns less from them"
+        "network of another family learns less from them\n"
     )
 
 
@@ -144,15 +144,18 @@ def _print(out: Path, record: "ClassifierRecord", own: Path | None, seconds: flo
     if json_output:
         facts: dict[str, Any] = {"out": str(out), "classes": list(record.classes), "side": record.side}
         images = {name: training[name]["images"] for name in ("set", "own", "unlabelled") if name in training}
-        facts |= {"images": images, "validation": dict(shares) or None, "set_check": training.get("set_check")}
+        facts |= {
+            "images": images,
+            "teacher": training.get("teacher"),
+            "validation": dict(shares) or None,
+            "set_check": training.get("set_check"),
+        }
         print_json(facts | {"seconds": round(seconds, 2)})
         return
-    more = f", {training['own']['images']} own ones" if "own" in training else ""
-    more += f", {training['unlabelled']['images']} without labels" if "unlabelled" in training else ""
-    print(
-        f"trained on  {counted(training['set']['images'], 'image')} of the set{more}, "
-        f"{counted(len(record.classes), 'class')}"
-    )
+    sources = [f"{counted(training['set']['images'], 'image')} of the set"]
+    sources += [f"{training['own']['images']} own ones"] if "own" in training else []
+    sources += [f"{training['unlabelled']['images']} without labels"] if "unlabelled" in training else []
+    print(f"trained on  {' and '.join(sources)}, {counted(len(record.classes), 'class')}")
     if teacher := training.get("teacher"):
         print(f"taught by   the classifier of bundle {teacher['bundle']}, {teacher['bundle_hash'][:12]}…")
     if shares:

@@ -1,8 +1,10 @@
 """A bundle's teacher answers every view: what a student learns of it, and which teachers are refused."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,24 +13,29 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from dpd_eval.attacks import Scores, membership_tests
 from dpd_eval.fit import fit
+from dpd_eval.inputs import check_fit
 from dpd_eval.options import FitConfig
 from dpd_eval.recipe import load_recipe
-from dpd_eval.students import View, labelled_lesson, taught_lesson, train_on
-from dpd_eval.teaching import open_teacher, read_unlabelled
+from dpd_eval.sets import open_set
+from dpd_eval.students import View, build_student, labelled_lesson, taught_lesson, train_on
+from dpd_eval.teaching import TEMPERATURE, open_teacher, read_unlabelled
 from dpd_runtime.bundle import load_bundle
-from dpd_runtime.classifier import ClassifierRecord, classifier_card
-from dpd_runtime.errors import DataError, InputError
-from dpd_runtime.generation import generate
+from dpd_runtime.classifier import ClassifierRecord, classifier_card, images_below
+from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_runtime.sealing import FileEntry, write_audited
 from dpd_train.context import load_run
 from dpd_train.run import open_run
 from dpd_train.scene_set import to_float
+from dpd_train.scenes import read_scenes
+from tests.unit.eval.test_fit import write_set
 
 SHORT = replace(load_recipe("taught"), steps=30, batch=8, warmup=3, precision="fp32")
+SIDE = 16
 
 
-def pixels(count: int, side: int = 16, seed: int = 0) -> np.ndarray:
+def pixels(count: int, side: int = SIDE, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
@@ -40,10 +47,14 @@ class Linear(nn.Module):
         self.layer = nn.Linear(3, 3)
         with torch.no_grad():
             self.layer.weight.copy_(torch.randn(3, 3, generator=torch.Generator().manual_seed(seed)))
+            self.layer.bias.zero_()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.layer(10 * x.mean((2, 3)))
         return logits
+
+
+# -- Lessons.
 
 
 def test_the_loss_of_an_answer_has_the_gradient_of_a_divergence() -> None:
@@ -51,7 +62,7 @@ def test_the_loss_of_an_answer_has_the_gradient_of_a_divergence() -> None:
     answers, logits = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(1)).unbind()
     logits.requires_grad_()
     view = View(torch.arange(5), torch.zeros(5, 3, 2, 2))
-    lesson = taught_lesson(pixels(5), lambda x: answers, 3.0)
+    lesson = taught_lesson((pixels(5),), lambda x: answers, 3.0)
     (found,) = torch.autograd.grad(lesson.criterion(view)(logits), logits)
     divergence = F.kl_div((logits / 3).log_softmax(1), (answers / 3).softmax(1), reduction="batchmean")
     (wanted,) = torch.autograd.grad(9 * divergence, logits)
@@ -61,7 +72,7 @@ def test_the_loss_of_an_answer_has_the_gradient_of_a_divergence() -> None:
 def test_a_student_becomes_its_teacher_where_labels_say_otherwise() -> None:
     """The student has the teacher's form, so that it can come to give the very same answers, also to new images."""
     teacher, student, images = Linear(0), Linear(1), pixels(200)
-    lesson = taught_lesson(images, teacher, 2.0)
+    lesson = taught_lesson((images[:60], images[60:]), teacher, 2.0)
     recipe = replace(SHORT, steps=600, batch=32, peak_rate=0.05, weight_decay=0.0)
     train_on(student, [lesson], recipe, 0)
     new = to_float(torch.from_numpy(pixels(50, seed=9)))
@@ -70,15 +81,33 @@ def test_a_student_becomes_its_teacher_where_labels_say_otherwise() -> None:
 
 
 def test_two_lessons_have_equal_parts_of_a_batch_and_of_the_loss() -> None:
-    seen: list[int] = []
+    """One step of plain gradient descent on half of both losses; of nine images, the first lesson has five."""
+    seen: list[torch.Tensor] = []
 
     def answers(views: torch.Tensor) -> torch.Tensor:
-        seen.append(len(views))
-        return torch.zeros(len(views), 3)
+        seen.append(views)
+        return Linear(5)(views)
 
-    few, many = labelled_lesson(pixels(4), np.array([0, 1, 2, 0]), 0.0), taught_lesson(pixels(400), answers, 2.0)
-    train_on(Linear(0), [few, many], SHORT, 0)
-    assert seen == [SHORT.batch // 2] * SHORT.steps
+    own, labels = pixels(5), np.array([0, 1, 2, 0, 1])
+    recipe = replace(SHORT, steps=1, batch=9, warmup=0, optimizer="sgd", nesterov=False, peak_rate=0.1)
+    recipe = replace(recipe, d4=False, crop=1.0, cutmix=0.0, weight_decay=0.0)
+    found, wanted = Linear(0), Linear(0)
+    train_on(found, [labelled_lesson(own, labels, 0.0), taught_lesson((pixels(400),), answers, 2.0)], recipe, 0)
+    [views] = seen
+    assert len(views) == 4
+    known = F.cross_entropy(wanted(to_float(torch.from_numpy(own))), torch.from_numpy(labels))
+    asked = 4 * F.cross_entropy(wanted(views) / 2, (Linear(5)(views) / 2).softmax(1).detach())
+    (0.5 * (known + asked)).backward()
+    assert wanted.layer.weight.grad is not None
+    torch.testing.assert_close(found.layer.weight, wanted.layer.weight - 0.1 * wanted.layer.weight.grad)
+
+
+def test_rows_are_counted_through_all_parts_of_a_lesson() -> None:
+    images = pixels(10)
+    lesson = taught_lesson((images[:3], images[3:4], images[4:]), lambda x: x, 2.0)
+    rows = torch.tensor([9, 0, 3, 3, 2, 4])
+    np.testing.assert_array_equal(lesson.pixels(rows).numpy(), images[rows.numpy()])
+    assert len(lesson) == 10
 
 
 def test_a_lesson_of_labels_is_the_training_on_labels() -> None:
@@ -99,105 +128,174 @@ def test_a_lesson_of_labels_is_the_training_on_labels() -> None:
     torch.testing.assert_close(found.layer.weight, wanted.layer.weight, rtol=1e-4, atol=1e-5)
 
 
+# -- The teacher of a bundle.
+
+
+def classes_of(bundle: Path) -> tuple[str, ...]:
+    return tuple(known.name for known in load_bundle(bundle).classes)
+
+
 def test_answers_are_those_of_the_runs_teacher_in_the_order_of_the_classes(bundle: Path, run: Path) -> None:
-    opened, trained = load_bundle(bundle), load_run(open_run(run)).teacher
-    names = tuple(of_class.name for of_class in opened.classes)
-    views = to_float(torch.from_numpy(pixels(5, opened.manifest.image_shape[0])))
+    names, trained = classes_of(bundle), load_run(open_run(run)).teacher
+    views = to_float(torch.from_numpy(pixels(70, load_bundle(bundle).manifest.image_shape[0])))
     with torch.no_grad():
         wanted = trained(views)
-    found = open_teacher(opened, names[::-1]).answers(views)
+    found = open_teacher(load_bundle(bundle), names[::-1], 1)(views)  # in two calls
     torch.testing.assert_close(found.flip(1), wanted, rtol=1e-3, atol=1e-3)
-    probabilities = open_teacher(opened, names).probabilities(pixels(5, opened.manifest.image_shape[0]))
-    np.testing.assert_allclose(probabilities, wanted.softmax(1), rtol=1e-3, atol=1e-3)
+    some = open_teacher(load_bundle(bundle), names[1:], 1)(views[:3])
+    torch.testing.assert_close(some, wanted[:3, 1:], rtol=1e-3, atol=1e-3)
 
 
 def test_views_of_another_size_are_brought_to_the_teachers(bundle: Path) -> None:
     opened = load_bundle(bundle)
-    teacher = open_teacher(opened, tuple(of_class.name for of_class in opened.classes))
+    answers, side = open_teacher(opened, classes_of(bundle), 1), opened.manifest.image_shape[0]
     colour = torch.tensor([0.2, -0.4, 0.6]).view(1, 3, 1, 1)
-    side = opened.manifest.image_shape[0]
-    own, larger = (teacher.answers(colour.expand(2, 3, at, at)) for at in (side, 3 * side))
+    own, larger = (answers(colour.expand(2, 3, at, at)) for at in (side, 3 * side))
     torch.testing.assert_close(larger, own, rtol=1e-4, atol=1e-4)
 
 
-def audited(bundle: Path, out: Path, verdict: str, of: str) -> Path:
-    test = {"name": of, "value": 0.7, "interval": [0.65, 0.75], "threshold": 0.6, "verdict": verdict, "note": "AUC"}
-    record = {"verdict": verdict, "tests": [test], "controls": [], "audited": {}, "data": None, "images": 1, "seed": 0}
+def test_a_teacher_without_finite_answers_is_refused_at_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpd_runtime.networks.run_to", lambda engine, graph, shape, **inputs: np.full(shape, np.nan))
+    with pytest.raises(BundleError, match=r"classifier/model\.onnx gave no probabilities for \d classes"):
+        open_teacher(load_bundle(bundle), classes_of(bundle), 1)
+
+
+# -- Which teachers may teach.
+
+
+@pytest.fixture
+def distilled(tmp_path: Path, bundle: Path) -> Path:
+    return write_set(tmp_path / "set", 6, names=classes_of(bundle))
+
+
+def audited(bundle: Path, out: Path, tests: list[Mapping[str, Any]]) -> Path:
+    verdict = "FAIL" if any(test["verdict"] == "FAIL" for test in tests) else "PASS"
+    record = {"verdict": verdict, "tests": tests, "controls": [], "audited": {}, "data": None, "images": 1, "seed": 0}
     write_audited(load_bundle(bundle), out, record, verdict)
     return out
 
 
-def test_a_teacher_that_its_audit_failed_is_refused(bundle: Path, tmp_path: Path) -> None:
-    names = tuple(of_class.name for of_class in load_bundle(bundle).classes)
-    failed = audited(bundle, tmp_path / "failed.dpd", "FAIL", "membership of the teacher, log-odds")
+def told(separate: float, of: str) -> list[Mapping[str, Any]]:
+    """The audit's own tests of scores that differ so much between members and others."""
+    rng = np.random.default_rng(0)
+    scores = {"log-odds": Scores(rng.normal(separate, 1, 300), rng.normal(0, 1, 300))}
+    return [test.to_dict() for test in membership_tests(of, scores)]
+
+
+def test_a_teacher_that_its_audit_failed_is_refused(bundle: Path, distilled: Path, tmp_path: Path) -> None:
+    failed = load_bundle(audited(bundle, tmp_path / "failed.dpd", told(3, "teacher")))
     with pytest.raises(
-        InputError, match=r"--teacher .*failed\.dpd: its audit failed it \(membership of the teacher, lo"
+        InputError, match=r"failed\.dpd: its audit failed it \(membership of the teacher, log-odds: AUC\)"
     ):
-        open_teacher(load_bundle(failed), names)
-    others = audited(bundle, tmp_path / "others.dpd", "FAIL", "membership of the VAE decoder, reconstruction")
-    open_teacher(load_bundle(others), names)  # another part of the bundle failed
+        check_fit(open_set(distilled), FitConfig(), None, failed)
+    others = audited(bundle, tmp_path / "others.dpd", [*told(0, "teacher"), *told(3, "VAE decoder")])
+    check_fit(open_set(distilled), FitConfig(), None, load_bundle(others))  # another part of the bundle failed
 
 
-def test_an_unaudited_teacher_teaches_with_a_warning(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
-    opened = load_bundle(bundle)
-    open_teacher(opened, tuple(of_class.name for of_class in opened.classes))
-    assert "was not audited: nobody has tested whether its teacher tells who was in its training" in caplog.text
+def test_a_teacher_that_nobody_tested_teaches_with_a_warning(
+    bundle: Path, distilled: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = open_set(distilled)
+    check_fit(made, FitConfig(), None, load_bundle(bundle))
+    assert "was not audited: nobody tested whether its teacher tells who was in its training" in caplog.text
+    caplog.clear()
+    check_fit(made, FitConfig(), None, load_bundle(audited(bundle, tmp_path / "a.dpd", told(0, "VAE decoder"))))
+    assert "a.dpd: its audit did not test its teacher" in caplog.text
+    caplog.clear()
+    check_fit(made, FitConfig(), None, load_bundle(audited(bundle, tmp_path / "b.dpd", told(0, "teacher"))))
+    assert "audit" not in caplog.text
 
 
-def test_teachers_of_other_classes_and_bundles_without_one_are_refused(bundle: Path, matched: Path) -> None:
-    with pytest.raises(DataError, match=r"its classes are not those of the set, first"):
-        open_teacher(load_bundle(bundle), ("a", "b"))
+def test_what_a_teacher_cannot_do_is_said_first(bundle: Path, matched: Path, distilled: Path, tmp_path: Path) -> None:
+    opened = open_set(distilled)
     with pytest.raises(InputError, match=r"--teacher: the bundle holds no teacher .* exported without --codes-only"):
-        open_teacher(load_bundle(matched / "codes.dpd"), ("a", "b"))
+        check_fit(opened, FitConfig(), None, load_bundle(matched / "codes.dpd"))
+    others = open_set(write_set(tmp_path / "others", 2, names=(*classes_of(bundle), "Elsewhere")))
+    with pytest.raises(
+        DataError, match=r"it does not know 1 class of the set, first Elsewhere; name the class folders"
+    ):
+        check_fit(others, FitConfig(), None, load_bundle(bundle))
+    with pytest.raises(InputError, match="--steps 0: a teacher answers the views of a training"):
+        check_fit(opened, FitConfig(backbone="x", steps=0), None, load_bundle(bundle))
+    with pytest.raises(InputError, match=r"--unlabelled .*set: nobody says what they show; give --teacher BUNDLE, too"):
+        check_fit(opened, FitConfig(), None, None, distilled)
+    with pytest.raises(DataError, match="nowhere: no such file or folder"):
+        check_fit(opened, FitConfig(), None, load_bundle(bundle), tmp_path / "nowhere")
 
 
-def test_images_without_labels_are_those_that_can_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "images" / "deep").mkdir(parents=True)
-    for number, place in enumerate(("a.png", "deep/b.png")):
-        Image.fromarray(pixels(1, 20 + 4 * number, number)[0]).save(tmp_path / "images" / place)
-    (tmp_path / "images" / "c.png").write_bytes(b"no image")
-    found = read_unlabelled(tmp_path / "images", 16)
-    assert found.images.shape == (2, 16, 16, 3)
-    assert len(set(found.hashes)) == 2
-    assert "1 image of 3 cannot be read, first" in caplog.text
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "c.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"--unlabelled .*bad: none of 1 image can be read, first .*c\.png"):
-        read_unlabelled(tmp_path / "bad", 16)
+# -- Images without labels.
 
 
-def test_images_that_do_not_fit_into_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.fromarray(pixels(1)[0]).save(tmp_path / "a.png")
+def test_images_without_labels_are_those_that_can_be_read_and_are_not_known(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "images"
+    (place / "deep").mkdir(parents=True)
+    for number, name in enumerate(("a.png", "deep/b.png", "deep/c.png")):
+        Image.fromarray(pixels(1, 20 + 4 * number, number)[0]).save(place / name)
+    (place / "d.png").write_bytes(b"no image")
+    files = images_below(place)
+    whole = read_unlabelled(place, files, SIDE, None, ())
+    assert (whole.images.shape, len(set(whole.hashes))) == ((3, SIDE, SIDE, 3), 3)
+    found = read_unlabelled(place, files, SIDE, None, whole.hashes[1:2])
+    np.testing.assert_array_equal(found.images, whole.images[[0, 2]])
+    record = found.record()
+    assert (record["images"], record["unread"], record["left_out"]) == (2, 1, 1)
+    assert "1 image of 4 cannot be read, first" in caplog.text
+    assert "images: 1 image left out, as labelled or held out elsewhere" in caplog.text
+    with pytest.raises(
+        DataError, match=r"--unlabelled .*images: no image is left of 1, first .*d\.png: .*; give others"
+    ):
+        read_unlabelled(place, [place / "d.png"], SIDE, None, ())
+    with pytest.raises(DataError, match="no image is left of 1, all are labelled or held out elsewhere"):
+        read_unlabelled(place, [place / "a.png"], SIDE, None, whole.hashes)
+
+
+def test_images_that_do_not_fit_into_the_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dpd_eval.teaching.usable_memory", lambda: 2 * 64 * 64 * 3 - 1)
     with pytest.raises(DataError, match=r"1 image of 64 px, .* GB: more than half of the .* GB of memory; give fewer"):
-        read_unlabelled(tmp_path, 64)
+        read_unlabelled(Path("x"), [Path("x/a.png")], 64, None, ())
 
 
-def test_a_fit_is_taught_and_its_card_says_so(bundle: Path, tmp_path: Path) -> None:
-    opened = load_bundle(bundle)
-    side = opened.manifest.image_shape[0]
-    for image in generate(opened, ipc=4):
-        (tmp_path / "set" / image.class_name).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.pixels).save(tmp_path / "set" / image.class_name / f"{image.index}.png")
+# -- The whole.
+
+
+def test_a_fit_is_the_lesson_of_the_teacher_and_the_card_says_so(bundle: Path, distilled: Path, tmp_path: Path) -> None:
+    opened, classes = load_bundle(bundle), classes_of(bundle)
     (tmp_path / "others").mkdir()
     for number in range(6):
-        Image.fromarray(pixels(1, side, number)[0]).save(tmp_path / "others" / f"{number}.png")
-    config = FitConfig(steps=4)
-    fitted = fit(tmp_path / "set", config, teacher=opened, unlabelled=tmp_path / "others")
+        Image.fromarray(pixels(1, 24, number)[0]).save(tmp_path / "others" / f"{number}.png")
+    made = read_scenes(distilled, part="all")
+    first = next(path for path in (distilled / classes[0]).iterdir())
+    (tmp_path / "others" / "x.png").write_bytes(first.read_bytes())  # the set's own image is asked about once
+    config = FitConfig(steps=4, seed=3)
+    fitted = fit(distilled, config, teacher=opened, unlabelled=tmp_path / "others")
+    parts = made.images, np.concatenate([pixels(1, 24, number) for number in range(6)])
+    lesson = taught_lesson(parts, open_teacher(opened, classes, torch.get_num_threads()), TEMPERATURE)
+    recipe = replace(load_recipe("taught"), steps=4, warmup=3)
+    wanted = train_on(build_student("convnet", len(classes), 3), [lesson], recipe, 3)
+    for found, expected in zip(fitted.network.parameters(), wanted.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert fitted.training["teacher"]["bundle_hash"] == opened.hash
-    assert fitted.training["unlabelled"]["images"] == 6
-    assert fitted.training["recipe"]["name"] == "taught"
+    assert fitted.training["unlabelled"] | {"sha256": ""} == {"images": 6, "unread": 0, "left_out": 1, "sha256": ""}
     assert str(tmp_path) not in json.dumps(fitted.training)
     entry = FileEntry("0" * 64, 1)
-    card = classifier_card(
-        ClassifierRecord(classes=fitted.classes, side=side, graph=entry, network="convnet", training=fitted.training)
-    )
+    record = ClassifierRecord(classes=classes, side=24, graph=entry, network="convnet", training=fitted.training)
+    card = classifier_card(record)
     assert "- 6 images of the site's images without labels, content hash" in card
-    assert f"hash `{opened.hash}`, audit unaudited: it answered every view" in card
-    alone = fit(tmp_path / "set", config)
-    pairs = zip(fitted.network.parameters(), alone.network.parameters(), strict=True)
-    assert any(not torch.equal(one, other) for one, other in pairs)
-    with pytest.raises(
-        InputError, match=r"--unlabelled .*others: nobody says what they show; give --teacher BUNDLE, too"
-    ):
-        fit(tmp_path / "set", config, unlabelled=tmp_path / "others")
+    assert f"hash `{opened.hash}`, unsigned, audit unaudited: it answered every view" in card
+
+
+def test_own_images_keep_their_labels_and_those_held_out_are_shown_to_nobody(
+    bundle: Path, distilled: Path, tmp_path: Path
+) -> None:
+    own = write_set(tmp_path / "own", 5, seed=7, names=classes_of(bundle))
+    config = FitConfig(steps=4, val_per_class=2)
+    (tmp_path / "more").mkdir()
+    Image.fromarray(pixels(1, 24, 9)[0]).save(tmp_path / "more" / "a.png")
+    fitted = fit(distilled, config, own=own, teacher=load_bundle(bundle), unlabelled=tmp_path / "more")
+    count = len(classes_of(bundle))
+    assert fitted.validation["images"] == 2 * count
+    assert (fitted.training["own"]["images"], fitted.training["unlabelled"]["images"]) == (3 * count, 1)
+    with pytest.raises(DataError, match="no image is left"):
+        fit(distilled, config, own=own, teacher=load_bundle(bundle), unlabelled=own)
