@@ -1,0 +1,118 @@
+"""What students learn from images that a teacher answers in every view, beside the images' own labels (a pilot).
+
+    python pilot.py EUROSAT/train --arm codes --steps 4000 --teacher RUN/classifier --work W --out results.jsonl
+
+The student learns the teacher's answer to each view (D4, crop, CutMix) at a temperature; --hard learns the images' own
+labels in the same views. An arm is a set in W, made by `dpd generate`, or:
+
+real:N        N random real training images of each class
+foreign       UC Merced's training images (--foreign), each as 16 crops of 64 px
+fields:N      N Gaussian fields of each class, with the mean and cross-spectrum of its latents, decoded
+
+Tested on the validation part's even half. A line of JSON for each run; one that is there is not made again.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from dpd_eval.recipe import load_recipe
+from dpd_eval.selection import random_subset
+from dpd_eval.students import build_student, labelled_lesson, predict, taught_lesson, train_on
+from dpd_runtime.annotations import Images, Int64
+from dpd_train.bases import decode_in_parts, encode, load_base
+from dpd_train.compute import autocast, hardware
+from dpd_train.matching import gaussian_codes
+from dpd_train.networks import ResNet, ResNetConfig
+from dpd_train.reading import HeldOut
+from dpd_train.scene_set import SceneSet
+from dpd_train.scenes import open_scenes
+
+CPU, SIDE = torch.device("cpu"), 64
+
+
+def images_of(arm: str, train: SceneSet, work: Path, foreign: Path, seed: int) -> tuple[Images, Int64]:
+    """Images uint8 [n, SIDE, SIDE, 3] and their labels [n]; foreign ones have none, and get zeros."""
+    kind, _, number = arm.partition(":")
+    if kind == "real":
+        rows = random_subset(train.labels, int(number), seed)
+        return train.images[rows], train.labels[rows]
+    if kind == "foreign":
+        others = open_scenes(foreign, HeldOut(val_per_class=0)).part("train", 4 * SIDE).images
+        crops = others.reshape(len(others), 4, SIDE, 4, SIDE, 3).swapaxes(2, 3).reshape(-1, SIDE, SIDE, 3)
+        return crops, np.zeros(len(crops), np.int64)
+    if kind == "fields":
+        base, labels = load_base("nano"), torch.from_numpy(train.labels)
+        latents = torch.from_numpy(np.concatenate([encode(base, part) for part in np.array_split(train.images, 20)]))
+        codes = gaussian_codes(latents, labels, len(train.classes), int(number), seed)
+        decoded = np.concatenate([decode_in_parts(base, of_class.numpy()) for of_class in codes])
+        return decoded, np.repeat(np.arange(len(train.classes)), int(number))
+    made = open_scenes(work / arm, HeldOut(val_per_class=0)).part("all", SIDE)
+    return made.images, made.labels
+
+
+def load_network(folder: Path) -> ResNet:
+    network = ResNet(ResNetConfig(**json.loads((folder / "config.json").read_text())))
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--arm", required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--foreign", type=Path)
+    parser.add_argument("--student", default="convnet")
+    parser.add_argument("--hard", action="store_true")
+    parser.add_argument("--temperature", type=float, default=2.0)
+    parser.add_argument("--crop", type=float, default=0.5)
+    parser.add_argument("--cutmix", type=float, default=0.5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    asked = {"arm": args.arm, "taught": not args.hard, "student": args.student, "steps": args.steps}
+    asked |= {"temperature": args.temperature, "crop": args.crop, "cutmix": args.cutmix, "seed": args.seed}
+    known = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    if any(asked.items() <= run.items() for run in known):
+        return
+    scenes = open_scenes(args.data, HeldOut(val_per_class=100, split="names"))
+    train, held = scenes.part("train", SIDE), scenes.part("val", SIDE)
+    even = np.arange(len(held.labels)) % 2 == 0
+    images, labels = images_of(args.arm, train, args.work, args.foreign, args.seed)
+    teacher = load_network(args.teacher)
+
+    def answers(views: torch.Tensor) -> torch.Tensor:
+        with autocast(CPU):
+            return teacher(views.contiguous(memory_format=torch.channels_last))
+
+    recipe = replace(load_recipe("taught"), steps=args.steps, crop=args.crop, cutmix=args.cutmix)
+    lesson = labelled_lesson(images, labels, recipe.label_smoothing)
+    if not args.hard:
+        lesson = taught_lesson((images,), answers, args.temperature)
+    began = time.process_time()
+
+    def tell(step: int, steps: int) -> None:
+        if step % 500 == 0:
+            print(f"{args.arm}: step {step} of {steps}, {time.process_time() - began:.0f} s", flush=True)
+
+    model = train_on(build_student(args.student, len(train.classes), args.seed), [lesson], recipe, args.seed, tell)
+    hits = predict(model, held.images[even], "fp32") == held.labels[even]
+    found = {"images": len(images), "accuracy": round(float(hits.mean()), 4)}
+    found |= {"core_seconds": round(time.process_time() - began), "hardware": hardware(CPU)}
+    with args.out.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asked | found) + "\n")
+    print(json.dumps(asked | found))
+
+
+if __name__ == "__main__":
+    main()
