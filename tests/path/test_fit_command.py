@@ -103,6 +103,8 @@ def test_without_own_images_the_set_itself_is_measured(folder: Path, process_env
         (("set", "--own", "others"), "--own others: its classes are not those of set, first B"),
         (("set", "--bands", "1"), "are for --own images; give some"),
         (("set", "--student", "alexnet"), "no student 'alexnet'"),
+        (("set", "--require", "audit"), "--key, --trusted-key and --require are for a --teacher; give one"),
+        (("set", "--unlabelled", "new"), "--unlabelled new: nobody says what they show; give --teacher BUNDLE, too"),
         (("set", "--student", "probe:swimdiff:enc"), "probe: is for dpd evaluate; give --backbone MODEL --steps 0"),
         (("set", "--out", "own"), "--out own exists; choose another --out"),
         (("set", "--out", "own", "--overwrite"), "own is not a classifier that dpd fit wrote"),
@@ -149,3 +151,26 @@ def test_a_backbone_of_convolutions_is_tuned_and_labels_new_images(
     labelled = run(folder, process_environment, "predict", "tuned", "new", "--out", "tuned.csv")
     assert labelled.returncode == 0, labelled.stderr
     assert len((folder / "tuned.csv").read_text().splitlines()) == 13
+
+
+def test_a_bundle_s_teacher_answers_for_the_set_and_for_images_without_labels(
+    folder: Path, process_environment: dict[str, str], bundle: Path
+) -> None:
+    from dpd_runtime.bundle import load_bundle
+
+    opened = load_bundle(bundle)
+    write_set(folder / "made", 6, names=tuple(known.name for known in opened.classes))
+    saved(folder / "body", resnet)
+    given = ("fit", "made", "--teacher", str(bundle), "--unlabelled", "new", "--threads", "1", "--steps", "2")
+    for out, more in (("taught", ("--json",)), ("tuned-by", ("--backbone", "body"))):
+        done = run(folder, process_environment, *given, *more, "--out", out)
+        assert done.returncode == 0, done.stderr
+        assert "was not audited: nobody tested whether its teacher tells who was in its training" in done.stderr
+        if "--json" in more:
+            facts = json.loads(done.stdout)
+            assert facts["images"] == {"set": 6 * len(opened.classes), "unlabelled": 12}
+            assert facts["teacher"]["bundle_hash"] == opened.hash
+        else:
+            said = f"taught by   the classifier of bundle {opened.manifest.name}, {opened.hash[:12]}…"
+            assert said in done.stdout.splitlines()
+        assert opened.hash in (folder / out / "README.md").read_text()
