@@ -33,7 +33,7 @@ from dpd_eval.teaching import TEMPERATURE, Unlabelled, described, open_teacher, 
 from dpd_runtime.annotations import Array, Images, Int64, Progress
 from dpd_runtime.bundle import Bundle
 from dpd_runtime.classifier import images_below
-from dpd_runtime.errors import DataError
+from dpd_runtime.errors import DataError, InputError
 from dpd_train.compute import use_device
 from dpd_train.config import HUB
 from dpd_train.reading import HeldOut, choose_groups, joined
@@ -75,13 +75,14 @@ class Material:
 
     Args:
         images, labels: uint8 [n, side, side, 3] and int64 [n], with which a last layer begins.
-        lessons: what is learned then.
+        lessons: what is learned then. taught: whether a teacher answers in one of them.
         classes: how many.
     """
 
     images: Images
     labels: Int64
     lessons: tuple[Lesson, ...]
+    taught: bool
     classes: int
 
     def __len__(self) -> int:
@@ -103,7 +104,7 @@ def material_of(
         asked = (made.images,) if unlabelled is None else (made.images, unlabelled.images)
         lessons = [taught_lesson(asked, answers, TEMPERATURE)]
         lessons += [] if own is None else [labelled_lesson(own.images, own.labels, recipe.label_smoothing)]
-    return Material(images, labels, tuple(lessons), len(made.classes))
+    return Material(images, labels, tuple(lessons), answers is not None, len(made.classes))
 
 
 def fit(
@@ -212,6 +213,10 @@ def _train(
             model.fit_last_layer(material.images, material.labels)
             return model.eval()
         model = model.reduced()
+    if material.taught and hasattr(model, "fit"):
+        raise InputError(
+            f"--student {config.network}: it fits itself and asks no teacher; give another, or leave out --teacher"
+        )
     if begun(model, labelled):
         return model.eval()
     return train_on(model, material.lessons, recipe, config.seed, progress, device=device)

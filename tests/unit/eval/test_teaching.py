@@ -299,3 +299,15 @@ def test_own_images_keep_their_labels_and_those_held_out_are_shown_to_nobody(
     assert (fitted.training["own"]["images"], fitted.training["unlabelled"]["images"]) == (3 * count, 1)
     with pytest.raises(DataError, match="no image is left"):
         fit(distilled, config, own=own, teacher=load_bundle(bundle), unlabelled=own)
+
+
+def test_a_student_that_fits_itself_asks_no_teacher(
+    bundle: Path, distilled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Alone(nn.Module):
+        def fit(self, images: np.ndarray, labels: np.ndarray, soft: np.ndarray | None) -> None:
+            raise AssertionError("the teacher would be passed over in silence")
+
+    monkeypatch.setattr("dpd_eval.fit.build_student", lambda name, classes, seed: Alone())
+    with pytest.raises(InputError, match="--student convnet: it fits itself and asks no teacher; give another"):
+        fit(distilled, FitConfig(steps=2), teacher=load_bundle(bundle))
