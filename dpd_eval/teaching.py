@@ -73,18 +73,18 @@ class Unlabelled:
 
     Args:
         images: uint8 [n, side, side, 3]. hashes: of each one's file, as a `SceneSet` has them.
-        unread: files that could not be read. known: files that were left out, as they are labelled or held out.
+        unread: files that could not be read. left_out: how many were left out, as they are labelled or held out.
     """
 
     images: Images
     hashes: tuple[str, ...]
     unread: int
-    known: int
+    left_out: int
 
     def record(self) -> dict[str, Any]:
         """What model.json says of them: numbers, and one hash of all."""
         sha256 = content_sha256(self.hashes)
-        return {"images": len(self.hashes), "sha256": sha256, "unread": self.unread, "left_out": self.known}
+        return {"images": len(self.hashes), "sha256": sha256, "unread": self.unread, "left_out": self.left_out}
 
 
 def read_unlabelled(

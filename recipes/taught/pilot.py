@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from dpd_eval.recipe import load_recipe
 from dpd_eval.selection import random_subset
@@ -29,7 +28,7 @@ from dpd_runtime.annotations import Images, Int64
 from dpd_train.bases import decode_in_parts, encode, load_base
 from dpd_train.compute import autocast, hardware
 from dpd_train.matching import gaussian_codes
-from dpd_train.networks import ResNet, ResNetConfig
+from dpd_train.networks import load_classifier
 from dpd_train.reading import HeldOut
 from dpd_train.scene_set import SceneSet
 from dpd_train.scenes import open_scenes
@@ -55,12 +54,6 @@ def images_of(arm: str, train: SceneSet, work: Path, foreign: Path, seed: int) -
         return decoded, np.repeat(np.arange(len(train.classes)), int(number))
     made = open_scenes(work / arm, HeldOut(val_per_class=0)).part("all", SIDE)
     return made.images, made.labels
-
-
-def load_network(folder: Path) -> ResNet:
-    network = ResNet(ResNetConfig(**json.loads((folder / "config.json").read_text())))
-    network.load_state_dict(load_file(folder / "model.safetensors"))
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def main() -> None:
@@ -89,7 +82,7 @@ def main() -> None:
     train, held = scenes.part("train", SIDE), scenes.part("val", SIDE)
     even = np.arange(len(held.labels)) % 2 == 0
     images, labels = images_of(args.arm, train, args.work, args.foreign, args.seed)
-    teacher = load_network(args.teacher)
+    teacher = load_classifier(args.teacher).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def answers(views: torch.Tensor) -> torch.Tensor:
         with autocast(CPU):

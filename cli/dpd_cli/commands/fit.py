@@ -103,7 +103,8 @@ def fit_command(
 
     if config.backbone is not None and teacher is None:  # a teacher tells the backbone what the codes do not show it
         line = _hint(config.network.removeprefix("hf:"), distilled, made.published_watchers)
-        print(line, end="", file=sys.stderr)
+        if line is not None:
+            print(line, file=sys.stderr)
     started = time.monotonic()
     if threads:
         torch.set_num_threads(threads)
@@ -122,20 +123,20 @@ def fit_command(
     _print(out, record, own, time.monotonic() - started, json_output)
 
 
-def _hint(backbone: str, distilled: Path, watched: tuple[str, ...] | None) -> str:
-    """A line where the backbone is no network that watched the codes; none where it is, or nothing is known."""
+def _hint(backbone: str, distilled: Path, watched: tuple[str, ...] | None) -> str | None:
+    """A line where the backbone is no network that watched the codes; None where it is, or nothing is known."""
     from dpd_train.model_files import public_name
 
     if watched == ():
         return (
             f"warning     no published network watched the codes of {distilled}: a backbone learns little from them. "
-            "Where the bundle is made: dpd data fetch, or dpd distill --watchers own,hf:MODEL\n"
+            "Where the bundle is made: dpd data fetch, or dpd distill --watchers own,hf:MODEL"
         )
     if watched is None or public_name(backbone) in watched:
-        return ""
+        return None
     return (
         f"note        {' and '.join(watched)} watched the codes of {distilled}, and not {public_name(backbone)}: a "
-        "network of another family learns less from them\n"
+        "network of another family learns less from them"
     )
 
 
