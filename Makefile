@@ -43,7 +43,8 @@ lock:
 
 # the searchable site in site/; a broken link fails. Use an environment with: pip install -c constraints.txt ".[train,docs]"
 docs:
-	NO_MKDOCS_2_WARNING=1 PYTHONPATH=.:export:cli:neighbours python -m mkdocs build --strict
+	PYTHONPATH=.:export:cli:neighbours python docs/pages.py
+	zensical build --strict --clean
 
 ci:
 	.ci/run

@@ -9,8 +9,6 @@ from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.classifier import Classifier, Labelled, images_below, label_folder, load_engine, open_classifier
 from dpd_runtime.errors import InputError
 from dpd_runtime.extras import require_extras
-from dpd_runtime.generation import Generation
-from dpd_runtime.generation import generate as generate_images
 from dpd_train.config import resolve  # noqa: TID253 -- loads no PyTorch
 from dpd_train.data_card import read_card  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
@@ -61,7 +59,8 @@ def train(
     """Fine-tune a diffusion model on scenes and make prototypes, as `dpd train` does.
 
     Args:
-        scenes: opened, or their place. out: run directory: a new one, or with `resume` an unfinished one.
+        scenes: opened, or their place.
+        out: run directory: a new one, or with `resume` an unfinished one.
         preset: quick, standard or paper; options that are given win over it.
         options: those of `dpd train`, such as ipc=10, steps=2000, prototypes="matched", seed=1.
 
@@ -103,21 +102,6 @@ def export(
         run if isinstance(run, Run) else Path(run), Path(out), ExportOptions(**options), overwrite=overwrite, tell=tell
     )
     return load_bundle(out, allow_older=True)
-
-
-def generate(bundle: Bundle | Place | None = None, *, ipc: int, seed: int = 0, **options: Any) -> Generation:
-    """Generate images of a bundle: a sized iterable; `write_set` writes it to a folder. Needs no PyTorch.
-
-    Args:
-        bundle: opened, or its place; None for the embedded one. ipc: images per class. seed: of the noise.
-        options: classes (a list of names), sampler, provider, device, precision, threads.
-
-    Raises:
-        InputError, ProviderError, CheckError: as `Generation`.
-        BundleError: a damaged bundle.
-    """
-    opened = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-    return generate_images(opened, ipc=ipc, seed=seed, **options)
 
 
 def distill(
@@ -170,6 +154,7 @@ def evaluate(
     *,
     train: Scenes | Place,
     test: Scenes | Place | Literal["val"],
+    teacher: Bundle | Place | None = None,
     device: str = "auto",
     stage: Stage = silent,
     **options: Any,
@@ -177,7 +162,9 @@ def evaluate(
     """Train students on sets and on real subsets, and compare them, as `dpd evaluate` does.
 
     Args:
-        sets: one set or several, made with different seeds. test: "val" is the validation part of `train`.
+        sets: one set or several, made with different seeds.
+        test: "val" is the validation part of `train`.
+        teacher: a bundle whose classifier answers in the place of labels, in further arms of the same images.
         options: those of `dpd evaluate`, such as ipc=(10,), students=("convnet",), baselines=("random", "full").
 
     Raises:
@@ -193,7 +180,8 @@ def evaluate(
     opened = [Path(one) if isinstance(one, str) else one for one in several]
     tested: Any = test if test == "val" or isinstance(test, Scenes) else Path(test)
     config = EvaluateConfig(**options)
-    return evaluate_sets(opened, config, train=_place(train), test=tested, device=device, stage=stage)
+    asked = _bundle(teacher)
+    return evaluate_sets(opened, config, train=_place(train), test=tested, teacher=asked, device=device, stage=stage)
 
 
 def audit(
@@ -202,6 +190,8 @@ def audit(
     train: Scenes | Place,
     holdout: Scenes | Place | None = None,
     run: Run | Place | None = None,
+    out: Place | None = None,
+    overwrite: bool = False,
     device: str = "auto",
     stage: Stage = silent,
     **options: Any,
@@ -212,19 +202,27 @@ def audit(
         train: the images of the training, without those that were held out.
         holdout: images of the same kind that were not trained on; None for the validation part of `train`.
         run: of the bundle; its VAE encoder allows more tests.
+        out: a copy of the bundle with the audit inside; without it nothing is written.
         options: images, seed, extractor, private, cache; and those of `open_scenes` where `train` is a place.
 
     Returns:
-        what was found. Nothing is written: `dpd audit --out` adds a verdict to a bundle.
+        what was found.
 
     Raises:
-        DataError, InputError, BundleError: as `dpd_eval.audit.audit`.
+        DataError, InputError, BundleError: as `dpd_eval.audit.audit`; `out` for something that is no bundle.
         MissingExtraError: packages are not installed.
     """
     require_extras("train", "cpu", "eval")
     from dpd_eval.audit import audit as audit_it
+    from dpd_eval.verdict import write_record
+    from dpd_runtime.sealing import check_target
 
     subject = Path(audited) if isinstance(audited, str) else audited
+    if out is not None:
+        subject = load_bundle(subject, allow_older=True) if isinstance(subject, Path) else subject
+        if not isinstance(subject, Bundle):
+            raise InputError(f"out={out}: an audit is written into a bundle, and this is none; leave it out")
+        check_target(Path(out), overwrite)
     own = {name: options.pop(name) for name in ImageOptions().image_options if name in options}
     if isinstance(train, Scenes) and own:
         raise InputError(f"{min(own)}: {train.root} was opened, and says it itself; leave it out")
@@ -232,7 +230,7 @@ def audit(
     for name in ("private", "cache"):
         if options.get(name) is not None:
             options[name] = Path(options[name])
-    return audit_it(
+    found = audit_it(
         subject,
         train=scenes,
         holdout=Path(holdout) if isinstance(holdout, str) else holdout,
@@ -241,6 +239,9 @@ def audit(
         stage=stage,
         **options,
     )
+    if out is not None and isinstance(subject, Bundle):
+        write_record(found, subject, Path(out))
+    return found
 
 
 def fit(
@@ -257,36 +258,32 @@ def fit(
     """Train a classifier on a set, alone or with a site's own images, as `dpd fit` does.
 
     Args:
-        own: labelled images. teacher: a bundle whose classifier answers in the place of the set's labels.
-        unlabelled: folder of images that it answers too.
         out: folder of the classifier, which runs without PyTorch.
+        own: labelled images.
+        teacher: a bundle whose classifier answers in the place of the set's labels.
+        unlabelled: folder of images that it answers too.
         options: those of `dpd fit`, such as student="resnet", backbone="vit", steps=1000, seed=1.
 
     Raises:
-        DataError, InputError: as `dpd_eval.fit.fit`.
+        DataError, InputError: as `dpd_eval.inputs.open_fit` and `dpd_eval.fit.fit`.
         MissingExtraError: packages are not installed.
     """
     require_extras("train", "export", "cpu")
     from dpd_distill.fitting import fit_classifier
+    from dpd_eval.inputs import open_fit
     from dpd_eval.options import FitConfig
     from dpd_runtime.classifier import check_place
 
     check_place(Path(out), overwrite)
-    config = FitConfig(**options)
-    own_images = None if own is None else _place(own)
     made = Path(distilled) if isinstance(distilled, str) else distilled
-    asked = load_bundle(Path(teacher)) if isinstance(teacher, str | Path) else teacher
-    others = None if unlabelled is None else Path(unlabelled)
-    fit_classifier(
+    inputs = open_fit(
         made,
-        Path(out),
-        config,
-        own=own_images,
-        teacher=asked,
-        unlabelled=others,
-        device=device,
-        overwrite=overwrite,
+        FitConfig(**options),
+        None if own is None else _place(own),
+        _bundle(teacher),
+        None if unlabelled is None else Path(unlabelled),
     )
+    fit_classifier(inputs, Path(out), device=device, overwrite=overwrite)
     return open_classifier(Path(out))
 
 
@@ -305,3 +302,7 @@ def predict(classifier: Classifier | Place, images: Place, *, provider: str = "c
 
 def _place(scenes: Scenes | Place) -> Scenes | Path:
     return scenes if isinstance(scenes, Scenes) else Path(scenes)
+
+
+def _bundle(teacher: Bundle | Place | None) -> Bundle | None:
+    return load_bundle(Path(teacher)) if isinstance(teacher, str | Path) else teacher

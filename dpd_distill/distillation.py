@@ -11,7 +11,7 @@ from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, dumps, loads, size_of, write_atomically
 from dpd_runtime.settings import setting
 from dpd_runtime.text import counted, option, printable, shown
-from dpd_train.config import AUTO, HUB, WATCHERS_HELP, extra_watchers, published_watchers  # noqa: TID253 -- loads no PyTorch
+from dpd_train.config import AUTO, HUB, WATCHERS_HELP, extra_watchers  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
 if TYPE_CHECKING:
@@ -475,7 +475,7 @@ def networks_for(task: "Task", watchers: str = AUTO) -> tuple[str, str | None, l
     Networks know red, green and blue. In a first look at many images none judges: it would see all of them.
     """
     from dpd_distill.plan import SEEN_OFTEN
-    from dpd_train.networks_here import is_of_family, judges, networks_here, remarks, settled
+    from dpd_train.networks_here import judges, licence_remarks, networks_here, remarks, settled
 
     networks = () if task.own_vae else networks_here()
     if networks:
@@ -483,31 +483,28 @@ def networks_for(task: "Task", watchers: str = AUTO) -> tuple[str, str | None, l
 
         networks = tried(networks)
     used = networks if task.matched else ()
-    lines = remarks(used) if watchers == AUTO and task.matched and not task.own_vae else list[str]()
+    lines = remarks(used) if watchers == AUTO and task.matched and not task.own_vae else licence_remarks(watchers)
     watching = settled(watchers, used)
     candidates = [] if task.quick and task.images > SEEN_OFTEN else judges(watching, networks)
-    judge = next(filter(None, (_judging(name, lines) for name in candidates)), None)
+    judge = next((one for one in candidates if _judges(one.name, lines)), None)
     if judge is not None:
-        but = ""
-        if judge in published_watchers(watching):
-            but = ", although it watched, as no other is here"
-        elif is_of_family(judge, watching):
-            but = ", of the family of those that watched: networks of another one may learn less from it"
-        lines.append(f"{HUB}{judge} judges the set beside convnet{but}")
-    return watching, judge, [printable(line) for line in lines]
+        lines.append(f"{HUB}{judge.name} judges the set beside convnet{judge.but}")
+    return watching, None if judge is None else judge.name, [printable(line) for line in lines]
 
 
-def _judging(name: str, lines: list[str]) -> str | None:
-    """The network, if it can be a student: a line says why it cannot."""
+def _judges(name: str, lines: list[str]) -> bool:
+    """Whether a network can be opened and be a student: a line says why it cannot."""
     from dpd_eval.pretrained import PROBE
     from dpd_eval.students import build_student
+    from dpd_train.published import open_published
 
     try:
+        open_published(name)
         build_student(f"{PROBE}{HUB}{name}", 2, seed=0)
     except InputError as error:
         lines.append(f"{HUB}{name} does not judge: {error}")
-        return None
-    return name
+        return False
+    return True
 
 
 def scene_remarks(found: "Counted") -> list[str]:

@@ -1,25 +1,21 @@
 """A classifier of a set, trained and written as ONNX: what `dpd fit` and the Python API do."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from dpd_eval.fit import fit
-from dpd_eval.options import FitConfig
-from dpd_eval.sets import Set
-from dpd_export.classifier import save_classifier
+import numpy as np
+
+from dpd_eval.fit import fit, new_backbone
+from dpd_eval.inputs import FitInputs
+from dpd_export.classifier import export_classifier, save_classifier
 from dpd_runtime.annotations import Progress
-from dpd_runtime.bundle import Bundle
 from dpd_runtime.classifier import ClassifierRecord
-from dpd_train.scenes import Scenes
 
 
 def fit_classifier(
-    distilled: Path | Scenes | Set,
+    inputs: FitInputs,
     out: Path,
-    config: FitConfig,
     *,
-    own: Path | Scenes | None = None,
-    teacher: Bundle | None = None,
-    unlabelled: Path | None = None,
     device: str = "cpu",
     overwrite: bool = False,
     progress: Progress = lambda done, total: None,
@@ -27,12 +23,15 @@ def fit_classifier(
     """Train a classifier and write it to the folder `out`.
 
     Args:
-        distilled, own, teacher, unlabelled, device: as in `dpd_eval.fit.fit`.
+        device: as in `dpd_eval.fit.fit`.
 
     Raises:
-        InputError, DataError: as `dpd_eval.fit.fit`.
+        InputError, DataError, BundleError: as `dpd_eval.fit.fit` and `export_classifier`.
     """
-    fitted = fit(distilled, config, own=own, teacher=teacher, unlabelled=unlabelled, device=device, progress=progress)
+    config = inputs.config
+    if config.backbone is not None and config.steps != 0:  # a last layer alone is fitted in no time
+        _check_export(inputs)
+    fitted = fit(inputs, device=device, progress=progress)
     return save_classifier(
         out,
         fitted.network,
@@ -43,3 +42,15 @@ def fit_classifier(
         validation=fitted.validation,
         overwrite=overwrite,
     )
+
+
+def _check_export(inputs: FitInputs) -> None:
+    """Write the backbone as ONNX before its training, as it may need what ONNX or the site has not.
+
+    Raises:
+        InputError, BundleError: as `export_classifier`.
+    """
+    network = new_backbone(inputs.config, len(inputs.classes)).eval()
+    images = np.zeros((2, inputs.side, inputs.side, 3), np.uint8)
+    with TemporaryDirectory() as scratch:
+        export_classifier(network, images, inputs.classes, Path(scratch))

@@ -34,12 +34,14 @@ from dpd_eval.results import (
     joint_arm,
     jpegs_arm,
     own_arm,
+    taught_arm,
 )
 from dpd_eval.selection import Seen, find_method, random_subset, select
 from dpd_eval.students import (
     TrainingResult,
     at_inference,
     build_student,
+    check_taught,
     count_multiply_adds,
     in_float32,
     load_result,
@@ -50,6 +52,7 @@ from dpd_eval.students import (
     train_and_test,
     training_key,
 )
+from dpd_eval.teaching import Teacher, answers_of
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.errors import DataError, DpdError, InputError
 from dpd_runtime.formats import Encoding
@@ -74,8 +77,8 @@ Part = tuple[SceneSet, Int64]
 class Training:
     """One student, trained on the images of `parts`; seed is the number of the pair.
 
-    soft: a teacher's labels [images, C], used instead of the hard ones. cost: of one image relative to the other
-    students, used only to estimate the remaining time.
+    soft: a teacher's labels [images, C], used instead of the hard ones. taught: whether a bundle's teacher answers
+    every view instead. cost: of one image relative to the other students, used only to estimate the remaining time.
     """
 
     arm: str
@@ -84,6 +87,7 @@ class Training:
     seed: int
     parts: tuple[Part, ...]
     soft: Float32 | None = None
+    taught: bool = False
     cost: float = 1.0
 
     def data(self) -> Labelled:
@@ -117,8 +121,8 @@ class Training:
         own = self.recipe(recipe)
         return self.cost * (self.images if self.student.startswith(PROBE) else 3 * own.steps * own.batch)
 
-    def key(self, recipe: Recipe, test_hash: str, identity: str) -> str:
-        """Return the key under which the result is stored; `identity` is the student's."""
+    def key(self, recipe: Recipe, test_hash: str, identity: str, teacher: str | None = None) -> str:
+        """Return the key under which the result is stored; `identity` is the student's, `teacher` the teacher's."""
         return training_key(
             images_hash(*self.data()),
             test_hash,
@@ -126,7 +130,7 @@ class Training:
             identity,
             self.recipe(recipe),
             self.seed,
-            None if self.soft is None else soft_labels_hash(self.soft),
+            teacher if self.taught else None if self.soft is None else soft_labels_hash(self.soft),
         )
 
     def title(self) -> str:
@@ -135,26 +139,27 @@ class Training:
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker process needs for one training."""
+    """What a worker process needs for one training, but for the test images and the teacher."""
 
     student: str
     data: Labelled
     soft: Float32 | None
+    taught: bool
     classes: int
     recipe: Recipe
     seed: int
     device: str
 
-    def run(self, test: Labelled, tell: Progress = lambda step, steps: None) -> TrainingResult:
+    def run(self, test: Labelled, teacher: Teacher | None, tell: Progress = lambda step, steps: None) -> TrainingResult:
         started = time.perf_counter()
-        confusion = train_and_test(
-            self.student, self.data, test, self.classes, self.recipe, self.seed, tell, self.soft, device=self.device
-        )
-        return TrainingResult(confusion, time.perf_counter() - started)
+        answers = answers_of(teacher) if teacher is not None and self.taught else None
+        parts = self.student, self.data, test, self.classes, self.recipe, self.seed, tell, self.soft, answers
+        return TrainingResult(train_and_test(*parts, device=self.device), time.perf_counter() - started)
 
 
 def _job(item: Training, recipe: Recipe, device: str) -> _Job:
-    return _Job(item.student, item.data(), item.soft, len(item.classes), item.recipe(recipe), item.seed, device)
+    classes = len(item.classes)
+    return _Job(item.student, item.data(), item.soft, item.taught, classes, item.recipe(recipe), item.seed, device)
 
 
 def run_plan(
@@ -165,18 +170,21 @@ def run_plan(
     folder: Path,
     progress: PlanProgress,
     device: str = "cpu",
+    teacher: Teacher | None = None,
 ) -> tuple[list[TrainingResult], list[bool]]:
     """Return the results in the order of `plan`, and which of them came from the cache.
 
     Args:
         device: cpu or cuda. Results of one are not taken for those of the other.
+        teacher: answers in trainings that are taught.
     """
     test = (tested.images, tested.labels)
     test_hash = images_hash(*test)
     where = "" if device == "cpu" else f" on {device}"
     where += " in float32" if in_float32(recipe, device) else ""
     identities = {name: student_identity(name) + where for name in dict.fromkeys(item.student for item in plan)}
-    keys = [item.key(recipe, test_hash, identities[item.student]) for item in plan]
+    teaches = None if teacher is None else teacher.identity
+    keys = [item.key(recipe, test_hash, identities[item.student], teaches) for item in plan]
     known = {key: load_result(folder, key) for key in dict.fromkeys(keys)}
     cached = [known[key] is not None for key in keys]
     done = {key: outcome for key, outcome in known.items() if outcome is not None}
@@ -195,13 +203,15 @@ def run_plan(
             def tell(step: int, steps: int, item: Training = item, part: float = work[key]) -> None:
                 report(item, part * min(step / steps, 0.999))
 
-            yield key, item, _job(item, recipe, device).run(test, tell)
+            yield key, item, _job(item, recipe, device).run(test, teacher, tell)
 
     def tell_shares(shares: Mapping[str, float]) -> None:
         report(next(item for key, item in todo if key in shares), sum(work[key] * part for key, part in shares.items()))
 
-    here = jobs == 1 or len(todo) <= 1
-    for key, item, outcome in run_here() if here else _run_in_workers(todo, test, recipe, jobs, device, tell_shares):
+    def run_apart() -> Iterator[tuple[str, Training, TrainingResult]]:
+        return _run_in_workers(todo, (test, teacher), recipe, jobs, device, tell_shares)
+
+    for key, item, outcome in run_here() if jobs == 1 or len(todo) <= 1 else run_apart():
         save_result(folder, key, outcome)
         done[key] = outcome
         finished += work[key]
@@ -211,7 +221,7 @@ def run_plan(
 
 def _run_in_workers(
     todo: Sequence[tuple[str, Training]],
-    test: Labelled,
+    shared: tuple[Labelled, Teacher | None],
     recipe: Recipe,
     jobs: int,
     device: str,
@@ -220,13 +230,14 @@ def _run_in_workers(
     """Yield results as they finish. The queue is kept short because each job holds a copy of its images.
 
     Args:
+        shared: the test images and the teacher, which each process gets once, and not with every training.
         tell: called every second with the finished shares of the trainings that run, by key. It may raise an interrupt.
     """
     context = multiprocessing.get_context("spawn")  # a forked process may hang in torch's thread pool
     workers = min(jobs, len(todo))
     shares = context.Array("d", len(todo), lock=False)  # each number has one writer
     others = set(multiprocessing.active_children())  # of the program that called us
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(test, shares)) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(shared, shares)) as pool:
         waiting = enumerate(todo)
         running: dict[Future[TrainingResult], tuple[int, str, Training]] = {}
         try:
@@ -272,21 +283,21 @@ def _without_script() -> Iterator[None]:
             sys.modules["__main__"] = script
 
 
-_worker: list[tuple[Labelled, Any]] = []
-"""In worker processes: the test images, sent once and not with every training, and the shares that they have done."""
+_worker: list[tuple[Labelled, Teacher | None, Any]] = []
+"""In worker processes: the test images, the teacher, and the shares of trainings that they have done."""
 
 
-def _start_worker(test: Labelled, shares: Any) -> None:
-    _worker[:] = [(test, shares)]
+def _start_worker(shared: tuple[Labelled, Teacher | None], shares: Any) -> None:
+    _worker[:] = [(*shared, shares)]
 
 
 def _run_in_worker(number: int, job: _Job) -> TrainingResult:
-    ((test, shares),) = _worker
+    ((test, teacher, shares),) = _worker
 
     def tell(step: int, steps: int) -> None:
         shares[number] = min(step / steps, 0.999)
 
-    return job.run(test, tell)
+    return job.run(test, teacher, tell)
 
 
 # -- Arms of what could travel in place of a bundle: a trained classifier that names a site's own images, and JPEGs.
@@ -429,13 +440,16 @@ def label_softly(
 # -- The trainings that an evaluation needs, for the set's arm and for every baseline, paired by seed.
 
 
-def describe_student(name: str, classes: int, side: int, in_channels: int = 3) -> StudentInfo:
+def describe_student(name: str, classes: int, side: int, in_channels: int = 3, *, taught: bool = False) -> StudentInfo:
     """Count a student's parameters and its multiply-adds for one image of `side` pixels and so many bands.
 
     Raises:
-        InputError: the student cannot be built, or cannot process such images.
+        InputError: the student cannot be built, cannot process such images, or, if it is to be taught, asks no teacher.
     """
-    model = at_inference(build_student(name, classes, 0, in_channels))
+    built = build_student(name, classes, 0, in_channels)
+    if taught:
+        check_taught(name, built)
+    model = at_inference(built)
     try:
         cost = count_multiply_adds(model, side, side, in_channels)
     except DpdError:
@@ -489,6 +503,12 @@ def plan_trainings(
                 cost = float(info.multiply_adds)
                 plan += [Training(arm, student, ipc, seed, parts, cost=cost) for arm, parts in arms.items()]
     return plan
+
+
+def taught_too(plan: Sequence[Training], baselines: Sequence[str]) -> list[Training]:
+    """The plan, and the trainings of the set and of every baseline but `full` once more, for a teacher's answers."""
+    arms = {SET_ARM, *(find_method(name).name for name in baselines)} - {FULL_ARM}
+    return [*plan, *(replace(item, arm=taught_arm(item.arm), taught=True) for item in plan if item.arm in arms)]
 
 
 def measure_arms(

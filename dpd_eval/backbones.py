@@ -16,7 +16,8 @@ from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.errors import InputError
 from dpd_train.config import HUB
 from dpd_train.encoders import Encoder
-from dpd_train.published import Colours, read_colours
+from dpd_train.model_files import first_sentence
+from dpd_train.published import PROCESSOR_NAME, Colours, check_rgb, read_colours
 from dpd_train.scene_set import to_float
 
 # -- A transformers image classifier with its own weights as the start of a training.
@@ -81,10 +82,25 @@ def open_backbone(source: str, num_classes: int) -> Backbone:
     """Open a model on this machine, by its folder or its id, with a new last layer.
 
     Raises:
-        InputError: as `build_hub_student`, or a preprocessor_config.json that cannot be used.
+        InputError: as `build_hub_student`, a preprocessor_config.json that cannot be used, or a model of other images
+            than RGB, or that gives numbers that are not finite.
     """
     name = f"{HUB}{source}"
-    return Backbone(build_hub_student(name, num_classes), read_colours(find_folder(name), name), name)
+    folder = find_folder(name)
+    check_rgb(folder, name)
+    backbone = Backbone(build_hub_student(name, num_classes), read_colours(folder, name), name)
+    drawn = 2 * torch.rand((1, 3, 32, 32), generator=torch.Generator().manual_seed(0)) - 1
+    try:
+        with torch.no_grad():
+            logits = backbone.eval()(drawn)
+    except Exception as error:  # models of other things fail in many ways
+        raise InputError(
+            f"{name}: does not take images ({first_sentence(error)}); use an image classifier, with "
+            f"{PROCESSOR_NAME} where it takes images of one size"
+        ) from None
+    if not logits.isfinite().all():
+        raise InputError(f"{name}: gives numbers that are not finite; use another model")
+    return backbone
 
 
 # -- The last layer of a network as a logistic regression on what it sees.

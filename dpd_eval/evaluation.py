@@ -19,18 +19,17 @@ from dpd_eval.arms import (
     measure_detail,
     plan_trainings,
     run_plan,
+    taught_too,
 )
 from dpd_eval.extractor_choice import build_extractor
 from dpd_eval.extractors import Extractor
 from dpd_eval.inputs import (
-    Compared,
     EvaluationInputs,
-    check_asked,
-    check_evaluation,
+    OpenedEvaluation,
     check_sight,
     count_pairs,
     extractor_name,
-    open_compared,
+    open_evaluation,
     read_inputs,
     unused_images,
 )
@@ -38,7 +37,17 @@ from dpd_eval.metrics import SetDetail, SetMetrics
 from dpd_eval.options import EvaluateConfig
 from dpd_eval.pretrained import PROBE, TUNE, TUNE_RECIPE, is_pretrained
 from dpd_eval.recipe import Recipe, load_recipe
-from dpd_eval.results import ArmResult, Difference, Evaluation, Goal, Repeats, StudentInfo, is_compared
+from dpd_eval.results import (
+    TEACHER,
+    ArmResult,
+    Difference,
+    Evaluation,
+    Goal,
+    Repeats,
+    StudentInfo,
+    is_compared,
+    taught_arm,
+)
 from dpd_eval.selection import Look, Seen, find_method
 from dpd_eval.sets import Set
 from dpd_eval.statistics import (
@@ -50,13 +59,18 @@ from dpd_eval.statistics import (
     ratio_verdict,
 )
 from dpd_eval.students import TrainingResult, default_folder, in_float32, student_identity
+from dpd_eval.teaching import answers_of, described, teacher_of
 from dpd_runtime.annotations import Float32, Int64, Progress
+from dpd_runtime.bundle import Bundle
 from dpd_runtime.settings import WITHHELD
 from dpd_runtime.versions import package_versions
 from dpd_train.compute import hardware, use_device
 from dpd_train.samples import Stage
 from dpd_train.scene_set import SceneSet
 from dpd_train.scenes import Scenes
+
+PACKAGES = ("torch", "transformers", "numpy", "scikit-learn", "pillow")
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
 def evaluate(
@@ -65,6 +79,7 @@ def evaluate(
     *,
     train: Path | Scenes,
     test: Path | Scenes | Literal["val"],
+    teacher: Bundle | None = None,
     recipe: Recipe | None = None,
     cache: Path | None = None,
     device: str = "cpu",
@@ -83,6 +98,8 @@ def evaluate(
         train: labelled real images, read and divided as `config` says, or scenes that were opened so. Baselines come
             from its training part, never from its validation part.
         test: a folder (its test/ if it has one, otherwise all of it), or "val": the validation part of `train`.
+        teacher: a bundle whose classifier answers every view in further arms, of the same images and steps: of the
+            set, and of every baseline but `full`.
         recipe: used instead of the recipe that `config` names.
         cache: folder for finished trainings and extractors; None takes the user's cache directory.
         device: where students and the extractor `own` are trained: cpu, cuda or auto, which takes CUDA if it works.
@@ -91,18 +108,39 @@ def evaluate(
 
     Raises:
         InputError: an unknown student, baseline, extractor or recipe, or one that knows RGB only for images of other
-            bands; a number out of range; nothing to compare; a set with other bands than `train`.
+            bands; a number out of range; nothing to compare; a set with other bands than `train`; a teacher that
+            cannot teach, or whose audit failed it.
+        BundleError: the teacher cannot be run.
         DataError: unreadable data, classes that differ, an IPC above a class's image count.
         DiskError: the cache cannot be written.
     """
+    opened = open_evaluation(sets, config or EvaluateConfig(), train, test, teacher)
+    return compare(opened, recipe=recipe, cache=cache, device=device, progress=progress, stage=stage)
+
+
+def compare(
+    opened: OpenedEvaluation,
+    *,
+    recipe: Recipe | None = None,
+    cache: Path | None = None,
+    device: str = "cpu",
+    progress: PlanProgress = lambda done, total, what: None,
+    stage: Stage = lambda title: lambda done, total: None,
+) -> Evaluation:
+    """Do what `evaluate` does, for what was opened.
+
+    Raises:
+        InputError, DataError, BundleError, DiskError: as `evaluate`, of what only the images and networks show.
+    """
     started = time.perf_counter()
-    config = config or EvaluateConfig()
     place = use_device(device)
+    teacher = None
+    if opened.teacher is not None:
+        teacher = teacher_of(opened.teacher, tuple(opened.compared.train.counts("train")))
+        answers_of(teacher)  # before anything is read
     build = functools.partial(build_extractor, cache=_extractors(cache), device=str(place))
-    check_asked(sets, config)
-    compared = open_compared(sets, train, test, config)
-    config = compared.train.settle(config)
-    study = _open_study(compared, config, recipe, build, stage)
+    compared, config = opened.compared, opened.config
+    study = _open_study(opened, recipe or opened.recipe, build, stage)
     real, networks = study.inputs.real, study.networks
     seen = _seen(study, compared.train, cache, stage)
     others, said = alternatives(
@@ -113,6 +151,9 @@ def evaluate(
     detail = measure_detail(plan, study.inputs.test) if config.metrics else ()
     if config.soft_labels:
         plan = label_softly(plan, networks.teacher(), real.classes, stage("computing soft labels"))
+    if opened.teacher is not None:
+        plan = taught_too(plan, config.baselines)
+        said += _taught_by(opened.teacher, study)
     folder = cache or default_folder()
     said += [] if place.type == "cpu" else [f"students were trained on {hardware(place)}"]
     if in_float32(study.recipe, place.type):
@@ -123,7 +164,9 @@ def evaluate(
         tuned = load_recipe(TUNE_RECIPE)
         said.append(f"students {TUNE}… have a recipe of their own: {tuned.steps} steps of {tuned.batch}, all layers")
     said += [method.note for method in seen.values() if method.note is not None]
-    outcomes, cached = run_plan(plan, study.inputs.test, study.recipe, config.jobs, folder, progress, str(place))
+    outcomes, cached = run_plan(
+        plan, study.inputs.test, study.recipe, config.jobs, folder, progress, str(place), teacher
+    )
     arms = summarise(plan, outcomes, cached, study.recipe, real.classes)
     tested = "val" if compared.test is None else str(compared.test.root)
     return study.result(str(compared.train.root), tested, arms, metrics, detail, [*said, *notes], started)
@@ -158,6 +201,7 @@ class _Study:
     recipe. read_by_options: whether it says how the images were read."""
 
     config: EvaluateConfig
+    teacher: Bundle | None
     recipe: Recipe
     inputs: EvaluationInputs
     pairs: dict[int, int]
@@ -177,6 +221,11 @@ class _Study:
         del given["jobs"]
         return given | ({} if self.named else {"recipe": WITHHELD})
 
+    def teacher_words(self) -> str | None:
+        if self.teacher is not None:
+            return _teacher_words(self.teacher)
+        return self.networks.teacher().description if self.config.soft_labels else None
+
     def result(
         self,
         train: str,
@@ -190,6 +239,7 @@ class _Study:
         config, inputs, networks = self.config, self.inputs, self.networks
         real = inputs.real
         models = {name: student_identity(name) for name in self.students if is_pretrained(name)}
+        models |= {} if self.teacher is None else {TEACHER: self.teacher.hash}
         return Evaluation(
             sets=inputs.names,
             train=train,
@@ -204,7 +254,7 @@ class _Study:
             resolution=inputs.side,
             reading=None if real.rendering is None else real.rendering.record(),
             labels="soft" if config.soft_labels else "hard",
-            teacher=networks.teacher().description if config.soft_labels else None,
+            teacher=self.teacher_words(),
             extractor=networks.extractor.description if networks.extractor else None,
             recipe=self.recipe,
             students=self.students,
@@ -222,28 +272,56 @@ class _Study:
                 *notes,
             ),
             fingerprints=inputs.fingerprints() | models,
-            versions=package_versions("torch", "transformers", "numpy", "scikit-learn", "pillow"),
+            versions=package_versions(*PACKAGES, *(RUNTIMES if self.teacher is not None else ())),
             seconds=time.perf_counter() - started,
             config=self.options(),
         )
 
 
-def _open_study(compared: Compared, config: EvaluateConfig, given: Recipe | None, build: Build, stage: Stage) -> _Study:
-    """Check the options, read the images and build the networks that label or embed them."""
-    check_evaluation(compared, config)
-    wanted, named = extractor_name(config), load_recipe(config.recipe)
-    recipe = given or named
+def _taught_by(bundle: Bundle, study: _Study) -> list[str]:
+    """Notes on the arms of a teacher."""
+    known, usual = described(bundle), load_recipe("taught")
+    said = [
+        f"arms {taught_arm('…')}: the {_teacher_words(bundle)}, {known['signature']}, audit {known['audit']}, answered "
+        f"every view in the place of labels, at temperature {known['temperature']:g}. It learned from all images of "
+        "its run, test images too where that held out others; what it knows is not in the set"
+    ]
+    if any(name.startswith(TUNE) for name in study.students):
+        said.append(f"students {TUNE}… of a teacher begin with a last layer that labels fitted, as the others do")
+    tuned = all(name.startswith(TUNE) for name in study.students)  # by a recipe of their own, in dpd fit too
+    if replace(study.recipe, name=usual.name) != usual and not tuned:
+        said.append(
+            f"dpd fit --teacher --student follows the recipe {usual.name} ({usual.steps} steps), these students another"
+        )
+    return said
+
+
+def _teacher_words(bundle: Bundle) -> str:
+    return f"classifier of bundle {bundle.manifest.name}, {bundle.hash[:12]}…"
+
+
+def _open_study(opened: OpenedEvaluation, recipe: Recipe, build: Build, stage: Stage) -> _Study:
+    """Read the images and build the networks that label or embed them."""
+    compared, config = opened.compared, opened.config
     inputs = read_inputs(compared, config.resolution)
-    check_sight(inputs, config)
+    check_sight(inputs, config, opened.teacher)
     pairs = count_pairs(inputs, config)
     students = {
-        name: describe_student(name, len(inputs.real.classes), inputs.side, inputs.real.images.shape[-1])
+        name: describe_student(
+            name,
+            len(inputs.real.classes),
+            inputs.side,
+            inputs.real.images.shape[-1],
+            taught=opened.teacher is not None,
+        )
         for name in config.students
     }
-    networks = _build_networks(inputs.real, wanted, build, stage)
+    networks = _build_networks(inputs.real, extractor_name(config), build, stage)
     repeats = Repeats(tuple(one.matching for one in compared.sets))
     by_options = compared.train.options is not None
-    return _Study(config, recipe, inputs, pairs, repeats, students, networks, recipe == named, by_options)
+    return _Study(
+        config, opened.teacher, recipe, inputs, pairs, repeats, students, networks, recipe == opened.recipe, by_options
+    )
 
 
 def _build_networks(real: SceneSet, name: str | None, build: Build, stage: Stage) -> _Networks:

@@ -5,7 +5,6 @@ The training is that of an evaluation's students, so that an evaluation says wha
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,32 +12,30 @@ import torch
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 from torch import nn
 
-from dpd_eval.backbones import open_backbone
-from dpd_eval.inputs import check_fit
+from dpd_eval.backbones import Backbone, open_backbone
+from dpd_eval.inputs import FitInputs
 from dpd_eval.options import FitConfig
 from dpd_eval.recipe import Recipe
-from dpd_eval.sets import Set, open_set
 from dpd_eval.statistics import average_accuracy, confusion_matrix, overall_accuracy
 from dpd_eval.students import (
+    TEMPERATURE,
     Answers,
     Lesson,
     begun,
     build_student,
+    check_taught,
     labelled_lesson,
     predict,
     taught_lesson,
     train_on,
 )
-from dpd_eval.teaching import TEMPERATURE, Unlabelled, described, open_teacher, read_unlabelled
+from dpd_eval.teaching import Unlabelled, described, open_teacher, read_unlabelled
 from dpd_runtime.annotations import Array, Images, Int64, Progress
-from dpd_runtime.bundle import Bundle
-from dpd_runtime.classifier import images_below
-from dpd_runtime.errors import DataError, InputError
+from dpd_runtime.errors import DataError
 from dpd_train.compute import use_device
 from dpd_train.config import HUB
 from dpd_train.reading import HeldOut, choose_groups, joined
 from dpd_train.scene_set import SceneSet, fingerprint
-from dpd_train.scenes import Scenes, opened
 from dpd_train.symmetry import near_groups
 
 CHECK_SHARE, CHECK_STEPS = 5, 4
@@ -107,35 +104,16 @@ def material_of(
     return Material(images, labels, tuple(lessons), answers is not None, len(made.classes))
 
 
-def fit(
-    distilled: Path | Scenes | Set,
-    config: FitConfig | None = None,
-    *,
-    own: Path | Scenes | None = None,
-    teacher: Bundle | None = None,
-    unlabelled: Path | None = None,
-    device: str = "cpu",
-    progress: Progress = lambda done, total: None,
-) -> Fitted:
-    """Train a classifier on a distilled set, or on any folder of labelled images.
-
-    Args:
-        own: the site's own labelled images of the same classes. A part of them is held out and measures the accuracy;
-            the rest is trained on together with the set.
-        teacher: a bundle whose classifier answers every view of the set's images, in the place of their labels. Own
-            images keep their labels, and have half of each batch then.
-        unlabelled: folder of the site's images without labels, which the teacher answers too.
-        device: cpu, cuda or auto, which takes CUDA if it works.
+def fit(inputs: FitInputs, *, device: str = "cpu", progress: Progress = lambda done, total: None) -> Fitted:
+    """Train a classifier.
 
     Raises:
-        InputError: an unknown student or recipe, a backbone that cannot be used, options for own images without any,
-            unlabelled images without a teacher, or a teacher that `open_teacher` refuses.
-        DataError: unreadable images, one class, classes that differ, or a set of several sizes without `resolution`.
+        InputError: a network that cannot be used, or a student that would pass the teacher over.
+        DataError: unreadable images, or images that are held out and in the set too.
+        BundleError: the teacher cannot be run.
     """
-    config = config or FitConfig()
-    made_of, mine_of = open_set(distilled), None if own is None else opened(own, config)
-    config = config if mine_of is None else mine_of.settle(config)
-    recipe, place = check_fit(made_of, config, mine_of, teacher, unlabelled), use_device(device)
+    config, recipe, made_of, mine_of = inputs.config, inputs.recipe, inputs.distilled, inputs.own
+    place = use_device(device)
     made = made_of.scenes.part("all", config.resolution)
     side, parts, held = int(made.images.shape[1]), {"set": made}, None
     if mine_of is not None:
@@ -149,21 +127,21 @@ def fit(
                 )
     training: dict[str, Any] = {name: fingerprint(part) for name, part in parts.items()}
     answers, others = None, None
-    if teacher is not None:
-        answers = open_teacher(teacher, made.classes, torch.get_num_threads())
-        training["teacher"] = described(teacher)
-    if unlabelled is not None:
+    if inputs.teacher is not None:
+        answers = open_teacher(inputs.teacher, made.classes, torch.get_num_threads())
+        training["teacher"] = described(inputs.teacher)
+    if inputs.unlabelled is not None:
         known = {digest for part in (*parts.values(), held) if part is not None for digest in part.hashes}
         rendering = None if mine_of is None else parts["own"].rendering
-        others = read_unlabelled(unlabelled, images_below(unlabelled), side, rendering, known)
+        others = read_unlabelled(inputs.unlabelled, inputs.files, side, rendering, known)
         training["unlabelled"] = others.record()
     material = material_of(made, parts.get("own"), recipe, answers, others)
     recipe = recipe.for_training(len(material))
-    more = recipe.steps // CHECK_STEPS if own is None else 0  # of the second training
+    more = recipe.steps // CHECK_STEPS if mine_of is None else 0  # of the second training
     total = recipe.steps + more
     network = _train(config, material, recipe, lambda n, _: progress(n, total), place)
     checked: dict[str, float] = {}
-    if own is None and more and (rows := held_out_of_set(made, made_of.prototypes)) is not None:
+    if more and (rows := held_out_of_set(made, made_of.prototypes)) is not None:
         rest = material_of(made.only(np.flatnonzero(~rows)), None, recipe, answers, others)
         short = replace(recipe, steps=more, warmup=min(recipe.warmup, more - 1))
         second = _train(config, rest, short, lambda n, _: progress(recipe.steps + n, total), place)
@@ -199,25 +177,28 @@ def held_out_of_set(made: SceneSet, prototypes: Mapping[str, int]) -> Array | No
     return np.isin(np.arange(len(made.hashes)), list(rows))
 
 
+def new_backbone(config: FitConfig, classes: int) -> Backbone:
+    """The config's backbone before its training, with a new last layer.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    backbone = open_backbone(config.network.removeprefix(HUB), classes)
+    return backbone if config.steps == 0 else backbone.reduced()
+
+
 def _train(
     config: FitConfig, material: Material, recipe: Recipe, progress: Progress, device: torch.device
 ) -> nn.Module:
-    def labelled() -> tuple[Images, Int64, None]:
-        return material.images, material.labels, None
-
+    model: nn.Module
     if config.backbone is None:
         model = build_student(config.network, material.classes, config.seed)
+        if material.taught:
+            check_taught(config.network, model)
     else:
-        model = open_backbone(config.network.removeprefix(HUB), material.classes)
-        if config.steps == 0:
-            model.fit_last_layer(material.images, material.labels)
-            return model.eval()
-        model = model.reduced()
-    if material.taught and hasattr(model, "fit"):
-        raise InputError(
-            f"--student {config.network}: it fits itself and asks no teacher; give another, or leave out --teacher"
-        )
-    if begun(model, labelled):
+        model = new_backbone(config, material.classes)
+    done = begun(model, lambda: (material.images, material.labels, None))
+    if done or config.steps == 0:
         return model.eval()
     return train_on(model, material.lessons, recipe, config.seed, progress, device=device)
 

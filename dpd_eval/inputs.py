@@ -10,7 +10,7 @@ import numpy as np
 
 from dpd_eval.extractor_choice import check_extractor_bands, check_name
 from dpd_eval.options import EvaluateConfig, FitConfig
-from dpd_eval.pretrained import PROBE, TUNE, TUNE_RECIPE, check_student
+from dpd_eval.pretrained import PROBE, TUNE, TUNE_RECIPE, check_student, without_folder
 from dpd_eval.recipe import Recipe, load_recipe
 from dpd_eval.records import check_bands, described
 from dpd_eval.selection import METHODS, check_counts, check_ipc, check_look, find_method
@@ -236,34 +236,55 @@ def _class_counts(scenes: SceneSet) -> Int64:
     return np.bincount(scenes.labels, minlength=len(scenes.classes)).astype(np.int64)
 
 
-# -- Checks of an evaluation that need its sets, its images or installed models; the config checks the rest itself.
+# -- What an evaluation checks beyond its config: what needs its sets, its images or installed models.
 
 
-def check_asked(sets: Sequence[Path | Scenes | Set], config: EvaluateConfig) -> None:
-    """Check what can be checked before anything is opened.
+@dataclass(frozen=True)
+class OpenedEvaluation:
+    """What an evaluation is asked, opened and checked. Its images are not read yet.
+
+    Args:
+        config: as the real images settle it. recipe: the one that it names.
+        teacher: a bundle whose classifier may teach these classes.
+    """
+
+    compared: Compared
+    config: EvaluateConfig
+    recipe: Recipe
+    teacher: Bundle | None
+
+
+def open_evaluation(
+    sets: Sequence[Path | Scenes | Set],
+    config: EvaluateConfig,
+    train: Path | Scenes,
+    test: Path | Scenes | Literal["val"],
+    teacher: Bundle | None = None,
+) -> OpenedEvaluation:
+    """Open what an evaluation compares, and check everything that needs no image to be opened.
+
+    Args:
+        sets, train, test, teacher: as in `dpd_eval.evaluate`.
 
     Raises:
         InputError: no set, more sets than pairs, a student, baseline, extractor or recipe that is unknown or not on
-            this machine, or an extractor that nothing would use.
+            this machine, an extractor that nothing would use, or a teacher that cannot teach.
+        DataError: as `open_compared`; classes that differ, or too few images.
     """
     if not sets:
         raise InputError("no SET given: name at least one folder of a distilled set")
     for name in config.students:
         check_student(name)
+    shown = [without_folder(name) for name in config.students]
+    if same := next((name for name in shown if shown.count(name) > 1), None):
+        raise InputError(f"--students: two are called {same}, which tables could not tell apart; rename a folder")
     if config.pairs is not None and config.pairs < len(sets):
         raise InputError(f"--pairs is {config.pairs}: give at least {len(sets)}, so that every SET is used")
     extractor_name(config)
-    load_recipe(config.recipe)
+    recipe = load_recipe(config.recipe)
     for name in config.baselines:
         find_method(name)
-
-
-def check_evaluation(compared: Compared, config: EvaluateConfig) -> None:
-    """Check classes and numbers of images, in less than a second.
-
-    Raises:
-        DataError: as `dpd_eval.evaluation.evaluate`.
-    """
+    compared = open_compared(sets, train, test, config)
     of_sets, real = check_sources(compared)
     if config.with_real:
         check_counts(METHODS["random"], real, max(config.with_real), "--with-real")
@@ -272,6 +293,13 @@ def check_evaluation(compared: Compared, config: EvaluateConfig) -> None:
             check_set(str(one.root), counts, max(config.ipc))
         for name in config.baselines:
             check_counts(find_method(name), real, max(config.ipc))
+    if teacher is not None:
+        if config.soft_labels:
+            raise InputError("--teacher and --soft-labels: a student learns from one teacher; leave one out")
+        if probe := next((name for name in config.students if name.startswith(PROBE)), None):
+            raise InputError(f"--teacher: student {probe} is fitted and asks no teacher; evaluate it without one")
+        _check_teacher(teacher, real)
+    return OpenedEvaluation(compared, compared.train.settle(config), recipe, teacher)
 
 
 def extractor_name(config: EvaluateConfig) -> str | None:
@@ -291,11 +319,11 @@ def extractor_name(config: EvaluateConfig) -> str | None:
     return None
 
 
-def check_sight(inputs: EvaluationInputs, config: EvaluateConfig) -> None:
+def check_sight(inputs: EvaluationInputs, config: EvaluateConfig, teacher: Bundle | None = None) -> None:
     """Check that all that looks at images can see their bands, before anything is trained. Students are built later.
 
     Raises:
-        InputError: a baseline, an extractor or JPEGs that know RGB only, for images of other bands.
+        InputError: a baseline, an extractor, JPEGs or a teacher that know RGB only, for images of other bands.
     """
     for name in config.baselines:
         check_look(find_method(name), inputs.real)
@@ -304,6 +332,8 @@ def check_sight(inputs: EvaluationInputs, config: EvaluateConfig) -> None:
     bands = inputs.real.images.shape[-1]
     if config.jpegs is not None and bands != 3:
         raise InputError(f"--jpegs {config.jpegs:g}: a JPEG has 3 bands, these images have {bands}; leave it out")
+    if teacher is not None and bands != 3:
+        raise InputError(f"--teacher {teacher.path}: it sees 3 bands, these images have {bands}; leave it out")
 
 
 def compared_ipcs(inputs: EvaluationInputs, config: EvaluateConfig) -> tuple[int, ...]:
@@ -349,58 +379,98 @@ def count_pairs(inputs: EvaluationInputs, config: EvaluateConfig) -> dict[int, i
     return counts
 
 
-# -- What a fit checks before PyTorch is imported.
+# -- What a fit begins with.
 
 
-def check_fit(
-    distilled: Set,
+@dataclass(frozen=True)
+class FitInputs:
+    """What a fit begins with, opened and checked. Its images are not read yet.
+
+    Args:
+        distilled: the set. config: as own images settle it. recipe: with the config's steps, if it gives any.
+        own: the site's labelled images, of the same classes.
+        teacher: a bundle whose classifier may teach the classes of the set.
+        unlabelled: folder of images that it answers too. files: those images, at least one.
+    """
+
+    distilled: Set
+    config: FitConfig
+    recipe: Recipe
+    own: Scenes | None = None
+    teacher: Bundle | None = None
+    unlabelled: Path | None = None
+    files: tuple[Path, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.distilled.scenes.counts("all"))
+
+    @property
+    def side(self) -> int:
+        """Side of the images in pixels."""
+        return self.config.resolution or self.distilled.scenes.side
+
+
+def open_fit(
+    distilled: Path | Scenes | Set,
     config: FitConfig,
-    own: Scenes | None,
+    own: Path | Scenes | None = None,
     teacher: Bundle | None = None,
     unlabelled: Path | None = None,
-) -> Recipe:
-    """Check everything that needs no image to be opened, and return the recipe.
+) -> FitInputs:
+    """Open what a network is to be trained on, and check everything that needs no image to be opened.
+
+    Args:
+        distilled: a distilled set, or any folder of labelled images.
+        own: the site's own labelled images of the same classes. A part of them is held out and measures the accuracy;
+            the rest is trained on together with the set.
+        teacher: a bundle whose classifier answers every view of the set's images, in the place of their labels. Own
+            images keep their labels, and have half of each batch then.
+        unlabelled: folder of the site's images without labels, which the teacher answers too.
 
     Raises:
-        InputError, DataError: as `fit`.
+        InputError: an unknown student or recipe, a backbone that is not there, options for own images without any,
+            unlabelled images without a teacher, or a bundle without a teacher or with one that its audit failed.
+        DataError: no class folders, one class, classes that differ, or a set of several sizes without `resolution`.
     """
+    made, mine = open_set(distilled), None if own is None else opened(own, config)
+    config = config if mine is None else mine.settle(config)
     usual = TUNE_RECIPE if config.backbone is not None else "quick" if teacher is None else "taught"
     recipe = load_recipe(config.recipe or usual)
-    if unlabelled is not None:
-        if teacher is None:
-            raise InputError(f"--unlabelled {unlabelled}: nobody says what they show; give --teacher BUNDLE, too")
-        images_below(unlabelled)
+    if unlabelled is not None and teacher is None:
+        raise InputError(f"--unlabelled {unlabelled}: nobody says what they show; give --teacher BUNDLE, too")
+    files = () if unlabelled is None else tuple(images_below(unlabelled))
     if teacher is not None and config.steps == 0:
         raise InputError("--steps 0: a teacher answers the views of a training; give steps, or leave out --teacher")
     for way, steps in ((PROBE, " --steps 0"), (TUNE, "")):
         if config.network.startswith(way):
             raise InputError(f"--student {config.network}: {way} is for dpd evaluate; give --backbone MODEL{steps}")
     check_student(config.network)
-    if distilled.bands:
+    if made.bands:
         raise InputError(
-            f"{distilled.root} has {described(distilled.bands)}, and dpd fit trains on RGB: train a network of your "
-            "own on its GeoTIFF files, which hold physical values"
+            f"{made.root} has {described(made.bands)}, and dpd fit trains on RGB: train a network of your own on its "
+            "GeoTIFF files, which hold physical values"
         )
-    if own is None and config.image_options != ImageOptions().image_options:
+    if mine is None and config.image_options != ImageOptions().image_options:
         raise InputError("--bands, --stretch, --val-per-class, --split and --groups are for --own images; give some")
     if config.reading.carries:
         raise InputError(f"--bands {config.bands}: dpd fit trains on RGB; give three bands, such as --bands 4,3,2")
-    classes = distilled.scenes.counts("all")
+    classes = made.scenes.counts("all")
     if teacher is not None:
         _check_teacher(teacher, classes)
-    if own is not None:
-        others = own.counts("train")
+    if mine is not None:
+        others = mine.counts("train")
         if set(others) != set(classes):
             odd = sorted(set(others) ^ set(classes))
             raise DataError(
-                f"--own {own.root}: its classes are not those of {distilled.root}, first {odd[0]}; name the class "
-                "folders alike"
+                f"--own {mine.root}: its classes are not those of {made.root}, first {odd[0]}; name the class folders "
+                "alike"
             )
-    if config.resolution is None and len(distilled.scenes.sizes) > 1:
-        raise DataError(f"{distilled.root}: has images of {len(distilled.scenes.sizes)} sizes; give --resolution")
+    if config.resolution is None and len(made.scenes.sizes) > 1:
+        raise DataError(f"{made.root}: has images of {len(made.scenes.sizes)} sizes; give --resolution")
     if config.steps is not None:
         recipe = replace(recipe, steps=config.steps or 1, epochs=0, warmup=min(recipe.warmup, max(config.steps - 1, 0)))
-    return recipe
+    return FitInputs(made, config, recipe, mine, teacher, unlabelled, files)
 
 
 def _check_teacher(bundle: Bundle, classes: Collection[str]) -> None:
@@ -412,7 +482,7 @@ def _check_teacher(bundle: Bundle, classes: Collection[str]) -> None:
     check_teacher(bundle, "--teacher")
     if missing := sorted(set(classes) - {known.name for known in bundle.classes}):
         raise DataError(
-            f"--teacher {bundle.path}: it does not know {counted(len(missing), 'class')} of the set, first "
+            f"--teacher {bundle.path}: it does not know {counted(len(missing), 'class')} of the data, first "
             f"{missing[0]}; name the class folders as the bundle does (dpd info lists them), or leave out --teacher"
         )
     height, width, _ = bundle.manifest.image_shape

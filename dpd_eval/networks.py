@@ -1,4 +1,4 @@
-"""Students' networks: ConvNet, ResNet, MobileNetV2, ViT."""
+"""Students' networks: two ConvNets, ResNet, MobileNetV2, ViT."""
 
 import inspect
 from collections.abc import Sequence
@@ -68,6 +68,32 @@ class ConvNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.head(self.body(x).mean(dim=(2, 3)))
+        return logits
+
+
+# -- ConvNet-D3, the student of the dataset distillation literature (Gidaris & Komodakis 2018; Zhao et al. 2021).
+
+
+class ConvNetD3(nn.Module):
+    """Three blocks of 3×3 convolution with 128 maps, instance norm, ReLU and average pooling, then a linear layer.
+
+    [B, in_channels, H, W] in [-1, 1] → logits [B, num_classes]. The linear layer sees 8 × 8 places: at 64 px the maps
+    as they are, as in the literature; those of other sizes are averaged in that grid.
+    """
+
+    WIDTH, GRID = 128, 8
+
+    def __init__(self, num_classes: int, *, in_channels: int = 3) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for channels in (in_channels, self.WIDTH, self.WIDTH):
+            norm = nn.InstanceNorm2d(self.WIDTH, affine=True)
+            layers += [nn.Conv2d(channels, self.WIDTH, 3, padding=1), norm, nn.ReLU(), nn.AvgPool2d(2)]
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(self.GRID))
+        self.head = nn.Linear(self.WIDTH * self.GRID**2, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.body(x).flatten(1))
         return logits
 
 

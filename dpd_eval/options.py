@@ -28,7 +28,7 @@ class EvaluateConfig(ImageOptions):
     students: tuple[str, ...] = setting(
         ("convnet",),
         "Model",
-        "Classifiers to train, separated by commas: convnet, resnet, resnet18, mobilenetv2, vit-tiny, "
+        "Classifiers to train, separated by commas: convnet, convnet-d3, resnet, resnet18, mobilenetv2, vit-tiny, "
         "dsdnet:convnet, dsdnet:resnet, dsdnet:resnet18 or hf:ID_OR_PATH, a published one of transformers or timm; "
         "tune:hf:ID_OR_PATH, which tunes that as dpd fit --backbone does; an encoder of another package, such as "
         "swimdiff:FOLDER; probe: before hf: or an encoder fits its last layer alone; groups:NAME=BANDS;NAME=BANDS.",
@@ -64,7 +64,7 @@ class EvaluateConfig(ImageOptions):
     recipe: str = setting(
         "quick",
         "Model",
-        "How each student is trained: quick, paper, tune or the path of a .toml file. Students that "
+        "How each student is trained: quick, paper, tune, taught or the path of a .toml file. Students that "
         "begin with tune: always follow the recipe tune.",
     )
     pairs: int | None = setting(
@@ -141,8 +141,8 @@ class FitConfig(ImageOptions):
     student: str | None = setting(
         None,
         "Model",
-        "Network to train: convnet, resnet, resnet18, mobilenetv2, vit-tiny, or one of another package, such as "
-        "dsdnet:resnet. Default: convnet.",
+        "Network to train: convnet, convnet-d3, resnet, resnet18, mobilenetv2, vit-tiny, or one of another package, "
+        "such as dsdnet:resnet. Default: convnet.",
     )
     backbone: str | None = setting(
         None,

@@ -93,7 +93,7 @@ def build_pretrained(name: str, num_classes: int) -> "nn.Module":
 # -- The names of students, checked without PyTorch.
 
 
-NAMES = ("convnet", "resnet", "resnet18", "mobilenetv2", "vit-tiny")
+NAMES = ("convnet", "convnet-d3", "resnet", "resnet18", "mobilenetv2", "vit-tiny")
 
 
 def check_student(name: str) -> None:

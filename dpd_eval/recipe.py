@@ -89,6 +89,11 @@ class Recipe:
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
 
+    @property
+    def augments(self) -> bool:
+        """Whether students see other images than those of their arm."""
+        return self.d4 or self.flips or self.shift > 0 or self.cutmix > 0 or self.crop < 1
+
     def for_training(self, images: int, full: bool = False) -> "Recipe":
         """Return this recipe with the final number of steps for an arm of `images` images.
 

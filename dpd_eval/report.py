@@ -27,7 +27,7 @@ from dpd_eval.report_records import (
     plain,
 )
 from dpd_eval.report_tables import ablations, setting_words, verdict
-from dpd_eval.results import FULL_ARM, SET_ARM
+from dpd_eval.results import FULL_ARM, SET_ARM, is_taught
 from dpd_eval.verdict import LEGEND, Outcome, in_words, summary
 from dpd_runtime.errors import DiskError, InputError
 from dpd_runtime.files import check_writable, write_atomically
@@ -182,10 +182,10 @@ def _curves(evaluation: NamedEvaluation) -> dict[str, Any]:
 
 
 def _architectures(evaluation: NamedEvaluation) -> dict[str, Any]:
-    sizes = accuracy_tables.student_sizes(evaluation)
+    more = (accuracy_tables.ranking_table(evaluation), accuracy_tables.student_sizes(evaluation))
     return {
         "name": evaluation.name,
-        "tables": [*accuracy_tables.architectures(evaluation), *([sizes] if sizes else [])],
+        "tables": [*accuracy_tables.architectures(evaluation), *(table for table in more if table is not None)],
         "everything": accuracy_tables.everything(evaluation),
     }
 
@@ -195,7 +195,8 @@ def _classes(evaluation: NamedEvaluation) -> dict[str, Any]:
     shown = []
     for setting in evaluation.settings():
         arms = [arm for arm in evaluation.arms if arm.setting == setting]
-        judged = [arm for arm in arms if arm.arm == SET_ARM][:1] + [arm for arm in arms if arm.arm != SET_ARM][:1]
+        baselines = [arm for arm in arms if arm.arm != SET_ARM and not is_taught(arm.arm)]
+        judged = [arm for arm in arms if arm.arm == SET_ARM][:1] + baselines[:1]
         matrices = [accuracy_tables.confusion_table(arm, evaluation.classes) for arm in judged]
         tables = [table for table in (accuracy_tables.class_table(evaluation, setting), *matrices) if table]
         if tables:

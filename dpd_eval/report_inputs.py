@@ -44,7 +44,7 @@ from dpd_runtime.settings import WITHHELD
 from dpd_runtime.text import counted
 from dpd_runtime.trust import PublicKey
 from dpd_train.config import OWN, TrainConfig
-from dpd_train.rasters import Rendering, reader, require_rasterio
+from dpd_train.rasters import reader, rendering_of_set, require_rasterio
 from dpd_train.records import RunRecord as RunFile
 from dpd_train.records import convert
 from dpd_train.run import names_folders
@@ -198,8 +198,8 @@ def _pixels(path: Path, bands: tuple[Band, ...]) -> Any:
 
 def _of_bands(path: Path, bands: tuple[Band, ...]) -> Any:
     """What people see of a GeoTIFF with physical values of these bands; None if it cannot be read."""
-    size, as_set = size_in_header(path), Rendering(None, None, carried=bands, decibels=bands[0].decibels).of_sets
-    square = "" if size is None else read_square(path, min(size), reader(as_set))
+    size = size_in_header(path)
+    square = "" if size is None else read_square(path, min(size), reader(rendering_of_set(bands)))
     return None if isinstance(square, str) else picture(square[1], bands)
 
 

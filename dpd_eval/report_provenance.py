@@ -12,6 +12,7 @@ from dpd_eval.report_records import NamedEvaluation
 from dpd_eval.results import (
     FULL_ARM,
     Evaluation,
+    is_taught,
 )
 from dpd_runtime.set_state import DATASET_NAME
 from dpd_runtime.settings import WITHHELD
@@ -78,6 +79,8 @@ def evaluate_command(evaluation: NamedEvaluation) -> Command | None:
         options.append(("--recipe", f"{evaluation.recipe.name}.toml"))
     elif evaluation.config.get("recipe") == WITHHELD:
         options.append(("--recipe", evaluation.recipe.name))
+    if any(map(is_taught, evaluation.arm_names())):
+        options.append(("--teacher", "BUNDLE"))
     words, record = ["evaluate", *map(folder, evaluation.sets)], f"{evaluation.name}.json"
     return repeating("Evaluate", evaluation.name, words, record, evaluation.config, options, ".json")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpd_eval.records import check_cells
-from dpd_eval.results import Evaluation, is_joint, is_own, jpeg_megabytes, own_part
+from dpd_eval.results import Evaluation, is_joint, is_own, is_taught, jpeg_megabytes, own_part, taught_part
 from dpd_eval.verdict import Audit
 from dpd_runtime.bench import BenchResult
 from dpd_runtime.text import counted, plural
@@ -100,6 +100,8 @@ ARMS = {
 
 def arm_words(arm: str) -> str:
     """Name an arm in a sentence."""
+    if is_taught(arm):
+        return f"{arm_words(taught_part(arm))} under the teacher"
     if is_joint(arm):
         return f"the set with {arm_words(own_part(arm))}"
     if (size := jpeg_megabytes(arm)) is not None:

@@ -141,7 +141,8 @@ class Evaluation:
         val_per_class, split, groups: how validation images were held out.
         resolution: side of all images in pixels.
         reading: how bands became RGB or which are carried; None for plain images.
-        labels: hard, or soft where a teacher gave probabilities. teacher: description of that network.
+        labels: hard, or soft where a teacher gave probabilities; those of taught arms are the teacher's answers.
+        teacher: description of that network.
         extractor: description of the network whose features baselines and metrics used.
         recipe: how each student was trained. students: cost and size of each.
         arms: the results. differences, verdicts: of arms that are compared, in one order.
@@ -149,7 +150,7 @@ class Evaluation:
         metrics, detail: of the images of each arm.
         notes: what a reader of the results must know.
         fingerprints: sha256 of the sorted content hashes of train, test and each set, of the weights of each `hf:`
-            student, and of the data card.
+            student, of the bundle whose teacher answered, and of the data card.
         versions: of the packages. seconds: wall time of the evaluation.
         config: the options that repeat it: `dpd evaluate SET --train DATA --test DATA --config FILE`.
     """
@@ -234,8 +235,14 @@ def read_results(path: Path) -> Evaluation:
 SET_ARM, FULL_ARM = "set", "full"
 HELD_OUT = "held-out real"  # the images that students are tested on, where arms are compared with them
 LABELS_ARM = "labels"
+TEACHER = "the teacher's bundle"  # among the fingerprints
 _JPEGS, _MEGABYTES = "jpegs in ", " MB"
-_OWN, _WITH = " real", f"{SET_ARM} + "
+_OWN, _WITH, _TAUGHT = " real", f"{SET_ARM} + ", "taught "
+
+
+def taught_arm(arm: str) -> str:
+    """The arm of the images of another one, with a bundle's teacher in the place of their labels: `taught set`."""
+    return f"{_TAUGHT}{arm}"
 
 
 def own_arm(count: int) -> str:
@@ -266,6 +273,15 @@ def is_joint(arm: str) -> bool:
     return arm.startswith(_WITH)
 
 
+def is_taught(arm: str) -> bool:
+    return arm.startswith(_TAUGHT)
+
+
+def taught_part(arm: str) -> str:
+    """The arm whose images a taught one has."""
+    return arm.removeprefix(_TAUGHT)
+
+
 def own_part(arm: str) -> str:
     """The own arm of a joint one."""
     return arm.removeprefix(_WITH)
@@ -274,10 +290,13 @@ def own_part(arm: str) -> str:
 def is_compared(arm: str, reference: str) -> bool:
     """Whether an evaluation reports `arm` − `reference`.
 
-    The set is compared with everything made of real images alone, and a joint arm with both of its halves.
+    The set is compared with everything made of real images alone, and a joint arm with both of its halves. Under a
+    teacher the set is compared with real images under the same one, with its own labels and with all real images.
     """
     if arm == SET_ARM:
-        return reference != SET_ARM and not is_joint(reference)
+        return reference != SET_ARM and not is_joint(reference) and not is_taught(reference)
+    if arm == taught_arm(SET_ARM):
+        return reference != arm and (is_taught(reference) or reference in (SET_ARM, FULL_ARM))
     return is_joint(arm) and reference in (SET_ARM, own_part(arm))
 
 

@@ -11,10 +11,12 @@ from safetensors.numpy import save
 from dpd_runtime.bands import Band
 from dpd_runtime.errors import InputError
 from dpd_runtime.files import loads, read_object
+from dpd_runtime.set_card import CLASSES_NAME
 from dpd_runtime.set_record import SetRecord
 from dpd_runtime.set_state import DATASET_NAME, METADATA_NAME
 from dpd_train.config import HUB
-from dpd_train.reading import PLAIN
+from dpd_train.rasters import Rendering, rendering_of_set
+from dpd_train.reading import PLAIN, Reading
 from dpd_train.records import convert
 from dpd_train.scene_set import SceneSet
 from dpd_train.scenes import Scenes, opened
@@ -42,6 +44,26 @@ class Set:
     def bands(self) -> tuple[Band, ...] | None:
         """Empty for RGB; None for a folder without a record, whose files decide."""
         return None if self.record is None else self.record.bands
+
+    @property
+    def reading(self) -> Reading | Rendering:
+        """How its image files become pixels again."""
+        return rendering_of_set(self.bands) if self.bands else PLAIN
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names by label: of all classes of its bundle, where classes.txt tells; else of its class folders, sorted.
+
+        Raises:
+            InputError: classes.txt is damaged.
+        """
+        path, own = self.root / CLASSES_NAME, self.scenes.classes
+        if not path.is_file():
+            return own
+        names = tuple(path.read_text(encoding="utf-8", errors="replace").splitlines())
+        if len({*names}) < len(names) or not {*own} <= {*names}:
+            raise InputError(f"{path}: its lines are not the names of the classes, each once; {AGAIN}")
+        return names
 
     @property
     def matching(self) -> str:

@@ -20,7 +20,7 @@ from dpd_eval import networks as resnet
 from dpd_eval import networks as vit
 from dpd_eval.backbones import Probe
 from dpd_eval.extractors import store
-from dpd_eval.networks import ConvNet
+from dpd_eval.networks import ConvNet, ConvNetD3
 from dpd_eval.pretrained import (
     NAMES,
     PROBE,
@@ -54,6 +54,7 @@ from dpd_train.symmetry import random_d4
 
 STUDENTS: dict[str, Callable[..., nn.Module]] = {
     "convnet": ConvNet,
+    "convnet-d3": ConvNetD3,
     "resnet": resnet.small,
     "resnet18": resnet.resnet18,
     "mobilenetv2": mobilenetv2.mobilenetv2,
@@ -275,6 +276,8 @@ Criterion = Callable[[torch.Tensor], torch.Tensor]
 """Logits [B, num_classes] of a batch → its loss."""
 Answers = Callable[[torch.Tensor], torch.Tensor]
 """Views [B, C, H, W] in [-1, 1] → a teacher's logits [B, num_classes]."""
+TEMPERATURE = 2.0
+"""Of a teacher's answers, and of a student's."""
 
 
 @dataclass(frozen=True)
@@ -361,14 +364,37 @@ def train_student(
     seed: int,
     progress: Progress = lambda step, steps: None,
     soft: Float32 | None = None,
+    answers: Answers | None = None,
     *,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
-    """Build student `name` with new weights and train it, as `train_network`, or as it fits itself."""
+    """Build student `name` with new weights and train it, as `train_network`, or as it fits itself.
+
+    Args:
+        answers: of a teacher, which answers every view in the place of the labels.
+
+    Raises:
+        InputError: the student cannot be built, or fits itself and would pass the teacher over.
+    """
     model = build_student(name, num_classes, seed, images.shape[-1])
+    if answers is not None:
+        check_taught(name, model)
     if begun(model, lambda: (images, labels, soft)):
         return model.eval()
+    if answers is not None:
+        lesson, recipe = taught_lesson((images,), answers, TEMPERATURE), recipe.for_training(len(images))
+        return train_on(model, [lesson], recipe, seed, progress, device=device)
     return train_network(model, images, labels, recipe, seed, progress, soft, device=device)
+
+
+def check_taught(name: str, model: nn.Module) -> None:
+    """Check that a teacher can teach this student.
+
+    Raises:
+        InputError: it fits itself.
+    """
+    if hasattr(model, "fit"):
+        raise InputError(f"student {name}: it fits itself and asks no teacher; give another, or leave out --teacher")
 
 
 def begun(model: Any, on: Callable[[], tuple[Images, Int64, Float32 | None]]) -> bool:
@@ -489,12 +515,13 @@ def train_and_test(
     seed: int,
     progress: Progress = lambda step, steps: None,
     soft: Float32 | None = None,
+    answers: Answers | None = None,
     *,
     device: str = "cpu",
 ) -> Int64:
     """Train on `train` in one thread and return the confusion matrix [true class, predicted class] on `test`."""
     with one_thread():
-        model = train_student(name, *train, num_classes, recipe, seed, progress, soft, device=device)
+        model = train_student(name, *train, num_classes, recipe, seed, progress, soft, answers, device=device)
         return confusion_matrix(test[1], predict(model, test[0], recipe.precision), num_classes)
 
 
@@ -528,18 +555,18 @@ def training_key(
     student: str,
     recipe: Recipe,
     seed: int,
-    soft_hash: str | None = None,
+    targets: str | None = None,
 ) -> str:
     """Return the sha256 of everything that decides a training's result on one type of machine.
 
     Args:
         student: its `student_identity`.
         recipe: with its final number of steps (`Recipe.for_training`).
-        soft_hash: hash of the soft labels; None for hard labels.
+        targets: what is learned in the place of the labels: the hash of soft labels, or a teacher's identity.
     """
     parts = [FORMAT, train_hash, test_hash, num_classes, student, recipe.key_dict(), seed, str(torch.__version__)]
-    if soft_hash is not None:
-        parts.append(soft_hash)
+    if targets is not None:
+        parts.append(targets)
     return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 

@@ -1,8 +1,11 @@
 """A bundle's teacher, which answers whatever a student is shown, and images without labels to ask it about."""
 
+import json
 import logging
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +13,20 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from dpd_eval.students import Answers
+from dpd_eval.students import TEMPERATURE, Answers
 from dpd_runtime.annotations import Images
-from dpd_runtime.bundle import Bundle
+from dpd_runtime.bundle import Bundle, weights_of
 from dpd_runtime.engines import Provider
 from dpd_runtime.errors import DataError
 from dpd_runtime.images import alike, read_square
 from dpd_runtime.machine import usable_memory
-from dpd_runtime.networks import teacher_logits
+from dpd_runtime.networks import TEACHER, teacher_logits
 from dpd_runtime.text import counted, printable
+from dpd_runtime.versions import versions
 from dpd_train.rasters import Rendering, identity, reader
 from dpd_train.scene_set import content_sha256
 
 log = logging.getLogger(__name__)
-TEMPERATURE = 2.0
 CALL, CALL_PIXELS = 64, 64 * 256**2  # views, and pixels of all of them, in one call
 
 # -- The teacher.
@@ -32,8 +35,8 @@ CALL, CALL_PIXELS = 64, 64 * 256**2  # views, and pixels of all of them, in one 
 def open_teacher(bundle: Bundle, classes: Sequence[str], threads: int) -> Answers:
     """The answers of a bundle's teacher to views of any size, for students of these classes, in their order.
 
-    It runs on the CPU, and `check_fit` has let it pass. Views of another size than the bundle's images are brought to
-    theirs.
+    It runs on the CPU; `open_fit` or `open_evaluation` has let it pass. Views of another size than the bundle's images
+    are brought to theirs.
 
     Raises:
         BundleError: it cannot be run, or gives no finite logits.
@@ -51,6 +54,42 @@ def open_teacher(bundle: Bundle, classes: Sequence[str], threads: int) -> Answer
         return torch.cat(found).to(views.device)
 
     return answers
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A bundle's teacher for students of `classes`, in their order, as it is sent to other processes.
+
+    Args:
+        bundle: with the teacher's graph alone, and without the key that decrypted it.
+    """
+
+    bundle: Bundle
+    classes: tuple[str, ...]
+
+    @property
+    def identity(self) -> str:
+        """What decides its answers, for the key of a stored training."""
+        graph = [sha256(content).hexdigest() for _, content in sorted(self.bundle.files.items())]
+        names = [known.name for known in self.bundle.classes]
+        runtime = {name: number for name, number in versions().items() if name.startswith("onnxruntime")}
+        parts = graph, names, self.classes, self.bundle.manifest.image_shape, TEMPERATURE, runtime
+        return f"taught by {json.dumps(parts, allow_nan=False)}"
+
+
+def teacher_of(bundle: Bundle, classes: Sequence[str]) -> Teacher:
+    files = {name: bundle.files[name] for name in (TEACHER, weights_of(TEACHER)) if name in bundle.files}
+    return Teacher(replace(bundle, files=files, graphs={}, key=None, raw=b""), tuple(classes))
+
+
+@lru_cache(maxsize=1)
+def answers_of(teacher: Teacher) -> Answers:
+    """The teacher's answers, in one thread as its students; it is opened once in a process.
+
+    Raises:
+        BundleError: as `open_teacher`.
+    """
+    return open_teacher(teacher.bundle, teacher.classes, 1)
 
 
 def described(bundle: Bundle) -> dict[str, Any]:

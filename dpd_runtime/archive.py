@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
+from dpd_runtime import age
 from dpd_runtime.errors import BundleError, DecryptionError, InputError, NoBundleError
 from dpd_runtime.files import is_safe_name, open_atomically, open_regular
 from dpd_runtime.machine import usable_memory
@@ -181,7 +182,7 @@ def check_entry_name(name: str) -> None:
 
 
 Key = bytes | str
-"""The 32 bytes of a key file, or a passphrase."""
+"""The 32 bytes of a key file, a passphrase, or an identity of age."""
 MAGIC, VERSION = b"DPDENC", 1
 KEY_FILE, PASSPHRASE = 0, 1
 DEFAULT_CHUNK = 2**22
@@ -230,7 +231,7 @@ def is_encrypted(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
+            return file.read(len(MAGIC)) == MAGIC or age.is_age(path)
     except OSError:
         return False
 
@@ -261,6 +262,20 @@ def encrypt(source: BinaryIO, target: BinaryIO, key: Key, header: Header | None 
         plain, coming = coming, source.read(header.chunk)
         target.write(cipher.encrypt(_nonce(number, last=not coming), plain, associated))
         number += 1
+
+
+def decrypt_into(path: Path, key: Key | None, target: BinaryIO) -> None:
+    """Decrypt a file of `dpd encrypt` into `target`, which holds nothing of worth if this raises.
+
+    Raises:
+        DecryptionError: no key, a wrong key, or a file that was changed, cut off or extended.
+        MissingExtraError: a file of age, and pyrage is not installed.
+    """
+    if age.is_age(path):
+        age.decrypt(path, key, target)
+        return
+    for piece in decrypt(path, key):
+        target.write(piece)
 
 
 def decrypt(path: Path, key: Key | None) -> Iterator[bytes]:
@@ -558,8 +573,7 @@ def open_files(path: Path, key: Key | None = None) -> FolderFiles | ZipFiles:
         refuse_holes(path, [path])
         _refuse_large(path)
         content = BytesIO()
-        for piece in decrypt(path, key):
-            content.write(piece)
+        decrypt_into(path, key, content)
         return ZipFiles(path, content)
     if key is not None:
         raise InputError(f"{path} is not encrypted, but a key was given; check the path, or leave the key out")

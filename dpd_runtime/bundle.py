@@ -23,6 +23,7 @@ from dpd_runtime.errors import (
 )
 from dpd_runtime.files import check_json_size, equal_names, parse_json, spare_cache
 from dpd_runtime.graph_check import WEIGHTS_NAME, CheckedGraph, read_graph
+from dpd_runtime.graph_facts import bundle_facts
 from dpd_runtime.machine import usable_memory
 from dpd_runtime.manifest import AUDIT_NAME, MANIFEST_NAME, UNAUDITED, FileEntry, Manifest, check_noise, parse_manifest
 from dpd_runtime.sampler import largest_ipc, sampler_schedule
@@ -133,12 +134,25 @@ class Bundle:
         """Read a graph, once, and check that it may run.
 
         Raises:
-            BundleError: as `read_graph`; or it needs a trusted signature, which the bundle has not.
+            BundleError: as `read_graph`; its metadata contradict the bundle; or it needs a trusted signature, which the
+                bundle has not.
         """
         if graph not in self.graphs:
             self.graphs[graph] = read_graph(graph, self.files[graph], weights_size(graph, self.files))
+        names = [scene.name for scene in self.classes]
+        self.graphs[graph].require_facts(bundle_facts(graph, self.manifest, names))
         if not self.trusted:
             self.graphs[graph].require_usual()
+
+    def check_graphs(self) -> None:
+        """Check all graphs, those too that nothing here runs and other tools open.
+
+        Raises:
+            BundleError: as `check_graph`.
+        """
+        for name in self.files:
+            if name.endswith(".onnx"):
+                self.check_graph(name)
 
     @property
     def trusted(self) -> bool:
@@ -310,7 +324,8 @@ def load_bundle(
 
     Args:
         path: a .dpd file or a bundle folder; None for the embedded EuroSAT bundle.
-        key: passphrase, or the 32 bytes of the key file, of an encrypted bundle, which is decrypted into memory.
+        key: of an encrypted bundle, which is decrypted into memory: the passphrase, the 32 bytes of the key file, or an
+            identity of age (AGE-SECRET-KEY-1…).
         trusted: keys whose signatures count; None for those in the user's trusted folder.
         allow_older: accept a bundle that has expired, or is older than the newest of its name seen here.
 

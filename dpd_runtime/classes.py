@@ -1,7 +1,7 @@
 """The classes of a bundle: classes.json, prompts.safetensors and prototypes.safetensors."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import numpy as np
@@ -39,6 +39,10 @@ class SceneClass:
     prototype_kind: str
     training_images: int | None = None
 
+    def __repr__(self) -> str:
+        prototypes = counted(len(self.prototypes), "prototype")
+        return f"SceneClass({self.name!r}, label {self.label}, {prototypes}, {self.prototype_kind})"
+
     @property
     def distinct_prototypes(self) -> int:
         """The number of prototypes without those that equal another bit by bit."""
@@ -51,8 +55,8 @@ class ClassTable:
 
     classes: tuple[SceneClass, ...]
     prompts: tuple[str, ...]
-    prompt_embeddings: Float32
-    empty_embedding: Float32
+    prompt_embeddings: Float32 = field(repr=False)
+    empty_embedding: Float32 = field(repr=False)
 
 
 def check_class_name(name: object) -> str:

@@ -21,7 +21,8 @@ from dpd_runtime.dataset import MOST_ROWS, contact_sheet
 from dpd_runtime.engines import Compilation, Engine, Provider, run_to
 from dpd_runtime.errors import CheckError, DataError, InputError, ModelError
 from dpd_runtime.files import MAX_JSON_BYTES, check_writable, is_safe_name, naming, open_regular, parse_json
-from dpd_runtime.graph_check import check_graph
+from dpd_runtime.graph_check import read_graph
+from dpd_runtime.graph_facts import classifier_facts
 from dpd_runtime.image_folders import image_files, passed_over
 from dpd_runtime.images import ToPixels, alike, evenly_spaced, pillow_rgb, read_square
 from dpd_runtime.machine import usable_memory
@@ -46,6 +47,7 @@ MOST_CLASSES, LARGEST_SIDE = 10_000, 4096
 MOST_BYTES = 2**31  # of the graph: protobuf's own limit
 COPIES = 3  # of the graph in memory: here, on its way to its process, and there
 AGAIN = "fit it again"
+MAKER = "dpd fit"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,7 @@ class Classifier:
     """A verified classifier in memory."""
 
     record: ClassifierRecord
-    graph: bytes
+    graph: bytes = field(repr=False)
 
     @property
     def host(self) -> Host:
@@ -197,17 +199,20 @@ def open_classifier(folder: Path) -> Classifier:
             f"{GRAPH_NAME}: sha256 is {digest[:12]}…, {RECORD_NAME} says {record.graph.sha256[:12]}…; it was changed "
             f"or damaged: fetch it again, or {AGAIN}"
         )
-    check_classifier_graph(graph)
+    check_classifier_graph(graph, record.classes, record.side)
     return Classifier(record, graph)
 
 
-def check_classifier_graph(graph: bytes) -> None:
+def check_classifier_graph(graph: bytes, classes: Sequence[str], side: int) -> None:
     """Check a graph as one of a bundle that nobody signed.
 
     Raises:
-        BundleError: as `check_graph`. It has no file with weights beside it, so all of them must be in the graph.
+        BundleError: as `read_graph` and `CheckedGraph.require_usual`, or its metadata say other classes or sizes. There
+            is no file with weights beside it, so all of them must be in the graph.
     """
-    check_graph(GRAPH_NAME, graph, maker="dpd fit")
+    read = read_graph(GRAPH_NAME, graph, maker=MAKER)
+    read.require_usual(MAKER)
+    read.require_facts(classifier_facts(classes, side), MAKER)
 
 
 def _read(path: Path, most: int) -> bytes:
@@ -253,8 +258,8 @@ class Labelled:
     notes: what the user should know of how the files were read.
     """
 
-    labels: tuple[Label, ...]
-    sheet: Pixels
+    labels: tuple[Label, ...] = field(repr=False)
+    sheet: Pixels = field(repr=False)
     classes: tuple[str, ...]
     notes: tuple[str, ...]
 

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import groupby, islice, product
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from dpd_runtime.annotations import Float32, Images
 from dpd_runtime.budget import check_budget
-from dpd_runtime.bundle import Bundle
+from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.engines import BF16, FP32, Provider
 from dpd_runtime.errors import DegenerateImageError, InputError
 from dpd_runtime.golden import pass_gate
@@ -432,24 +433,47 @@ class Generation:
 
 
 def generate(
-    bundle: Bundle,
+    bundle: Bundle | Path | str | None = None,
     *,
     ipc: int,
     seed: int = 0,
     classes: Sequence[str] | None = None,
     sampler: Sampler | None = None,
+    steps: int | None = None,
+    solver: str | None = None,
+    candidates: int | None = None,
+    guidance_scale: float | None = None,
     provider: str = "auto",
     device: int | None = None,
     precision: str = FP32,
     threads: int | None = None,
 ) -> Generation:
-    """Generate images: `for image in generate(load_bundle("site.dpd"), ipc=50): …` (see `Generation`)."""
+    """Generate images: `for image in generate("site.dpd", ipc=50): …`. Needs no PyTorch.
+
+    Args:
+        bundle: opened, or its place; None for the embedded one. `load_bundle` opens encrypted ones.
+        steps, solver, candidates, guidance_scale: in place of the sampler's, as `resolve_sampler` sets them; all images
+            are sampled then.
+        ipc, seed, classes, sampler, provider, device, precision, threads: as for `Generation`.
+
+    Raises:
+        InputError, ProviderError, CheckError: as `Generation` and `resolve_sampler`.
+        BundleError, OldBundleError, MemoryShortError: as `load_bundle`.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    settings = resolve_sampler(
+        sampler or opened.manifest.sampler,
+        steps=steps,
+        solver=solver,
+        candidates=candidates,
+        guidance_scale=guidance_scale,
+    )
     return Generation(
-        bundle,
+        opened,
         ipc=ipc,
         seed=seed,
         classes=classes,
-        sampler=sampler,
+        sampler=settings,
         provider=provider,
         device=device,
         precision=precision,

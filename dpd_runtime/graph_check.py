@@ -12,7 +12,7 @@ onnx.proto3 with that field's type and width, and a field with one value stands 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -64,6 +64,9 @@ of two bytes takes up to two hundred here. The UNet of the embedded bundle has 5
 MOST_FIELDS = 500_000
 """Of all messages of a graph, so that a small file ends soon. That UNet has 12,000."""
 _SHORT_TYPE = 100  # bytes
+_LONGEST_ENTRY = 2**22
+"""Bytes of an entry of metadata: the names of ten thousand classes have two million."""
+_LONGEST_NAME = 1000  # bytes, of an operator or a domain
 MAX_DIMENSIONS = 64
 """Of a tensor: NumPy's limit. Multiplying a list of any length takes time that grows with its square."""
 _LONGEST_PREFIX, _LONGEST_VARINT = 5, 10  # bytes: tags and sizes have 32 bits, values 64
@@ -190,11 +193,13 @@ class CheckedGraph:
     Args:
         unusual: its operators that are not in OPERATORS, in order.
         may_stop: whether it divides whole numbers by what is computed, by 0 or by −1.
+        facts: the entries of the model's metadata, for other tools (`dpd_runtime.graph_facts`).
     """
 
     name: str
     unusual: tuple[str, ...]
     may_stop: bool
+    facts: Mapping[str, str]
 
     def require_usual(self, maker: str = "dpd export") -> None:
         """Check that it may run although no trusted key signed it.
@@ -206,6 +211,16 @@ class CheckedGraph:
             raise _error(self.name, f"operator {self.unusual[0][:60]!r} without a trusted signature", maker)
         if self.may_stop:
             raise _error(self.name, "an integer division by what is computed, by 0 or by -1", maker)
+
+    def require_facts(self, facts: Mapping[str, str], maker: str = "dpd export") -> None:
+        """Check that it says nothing of itself, as older ones, or what its bundle or classifier says.
+
+        Raises:
+            BundleError: it says something else, which other tools would believe.
+        """
+        wrong = sorted(key for key in {*self.facts, *facts} if self.facts.get(key) != facts.get(key))
+        if self.facts and wrong:
+            raise _error(self.name, f"metadata {wrong[0][:60]!r} that contradicts the files beside it", maker)
 
 
 def check_graph(
@@ -252,7 +267,7 @@ def read_graph(name: str, content: bytes, beside: int = 0, *, maker: str = "dpd 
     except (_Refused, IndexError, UnicodeDecodeError) as error:
         raise _error(name, str(error) if isinstance(error, _Refused) else "not an ONNX file", maker) from error
     unusual = tuple(sorted({node.operator for node in reader.nodes} - OPERATORS))
-    return CheckedGraph(name, unusual, _may_stop(reader))
+    return CheckedGraph(name, unusual, _may_stop(reader), reader.facts)
 
 
 def _error(name: str, said: str, maker: str) -> BundleError:
@@ -281,7 +296,8 @@ class _Tensor:
 class _Reader:
     """Reads one model, and keeps what its graph's values are made by.
 
-    values: element types of declared values, by name. beside: bytes of the file with weights.
+    values: element types of declared values, by name. facts: the model's metadata. beside: bytes of the file with
+    weights.
     """
 
     def __init__(self, beside: int) -> None:
@@ -289,6 +305,7 @@ class _Reader:
         self.nodes: list[_Node] = []
         self.tensors: list[_Tensor] = []
         self.values: list[tuple[bytes, int]] = []
+        self.facts: dict[str, str] = {}
         self._parts = self._fields = 0
 
     def read_model(self, message: memoryview) -> None:
@@ -301,7 +318,10 @@ class _Reader:
                 for _ in self._read(_inner(value), _OPSET):
                     pass
             elif number == 14:
-                self._read_entry(value)
+                key, text = self._read_entry(value)
+                if key in self.facts:
+                    raise _Refused("metadata with two values of one key")
+                self.facts[key] = text
         if not found:
             raise _Refused("no graph in the file")
 
@@ -334,7 +354,7 @@ class _Reader:
                 made.outputs.append(bytes(content))
                 self._count(1)
             elif number == 4:
-                made.operator = bytes(content).decode()
+                made.operator = _name(content)
             elif number == 5:
                 name, whole = self._read_attribute(content)
                 if name in names:
@@ -344,7 +364,7 @@ class _Reader:
                     made.type = whole
                 self._count(1)
             elif number == 7:
-                domain = bytes(content).decode()
+                domain = _name(content)
                 if domain not in ("", "ai.onnx"):
                     raise _Refused(f"operators of {domain[:60]!r}")
             elif number == 9:
@@ -413,10 +433,13 @@ class _Reader:
             raise _WeightsElsewhere(_UNUSUAL)
         return bytes(_inner(found[0][1])), bytes(_inner(found[1][1]))
 
-    def _read_entry(self, value: Value) -> None:
-        for _ in self._read(_inner(value), _ENTRY):
-            pass
+    def _read_entry(self, value: Value) -> tuple[str, str]:
+        message = _inner(value)
+        if len(message) > _LONGEST_ENTRY:  # before it is decoded, which takes up to four bytes a letter
+            raise _Refused(f"metadata of {len(message)} bytes")
+        entry = {number: bytes(_inner(part)).decode() for number, part in self._read(message, _ENTRY)}
         self._count(1)
+        return entry.get(1, ""), entry.get(2, "")
 
     def _read_value(self, message: memoryview) -> tuple[bytes, int]:
         """The name of a declared input, output or value between nodes, and its element type; 0 if it has none."""
@@ -651,6 +674,13 @@ def _numbers(value: Value) -> "Iterator[NDArray[np.uint64]]":
             numbers[longer] |= part << np.uint64(7 * place)
         yield numbers
         at += int(ends[-1]) + 1
+
+
+def _name(content: memoryview) -> str:
+    """The name of an operator or of a domain."""
+    if len(content) > _LONGEST_NAME:
+        raise _Refused(f"a name of {len(content)} bytes")
+    return bytes(content).decode()
 
 
 def _inner(value: Value) -> memoryview:

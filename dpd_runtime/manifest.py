@@ -149,7 +149,7 @@ class Manifest:
     sampler: Sampler
     precision: str
     opset: int
-    files: Mapping[str, FileEntry]
+    files: Mapping[str, FileEntry] = field(repr=False)
     minimum_runtime: str = "0.1.0"
     tools: Mapping[str, str] = field(default_factory=dict)
     licences: Mapping[str, str] = field(default_factory=dict)

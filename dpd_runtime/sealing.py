@@ -5,18 +5,20 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from dpd_runtime import age
 from dpd_runtime.archive import (
     FolderFiles,
     Key,
+    ZipFiles,
     check_entry_name,
-    decrypt,
+    decrypt_into,
     encrypt,
     is_encrypted,
     open_files,
@@ -217,36 +219,53 @@ def _check_expires(day: str) -> None:
 # -- Encrypt a bundle to a file, and decrypt it to a file. `archive.open_files` reads an encrypted bundle in memory.
 
 
-NO_KEY = "give --key FILE, or set DPD_PASSPHRASE"
+NO_KEY = "give --key FILE, --to RECIPIENT, or set DPD_PASSPHRASE"
 
 
-def encrypt_bundle(bundle: Path, out: Path, key: Key | None, *, overwrite: bool = False) -> Bundle:
+def encrypt_bundle(
+    bundle: Path, out: Path, key: Key | None, *, recipients: Sequence[str] = (), overwrite: bool = False
+) -> Bundle:
     """Verify a bundle and write it encrypted to `out`, completely or not at all. A folder is packed in memory first.
+
+    Args:
+        key, recipients: one of them. Recipients are those of age, whose identities open the file.
 
     Returns:
         The opened bundle.
 
     Raises:
         BundleError: it is damaged.
-        InputError: no key, `out` exists, or the bundle is already encrypted.
+        InputError: no key or both, a recipient that is none, `out` exists, or the bundle is already encrypted.
+        MissingExtraError: recipients, and pyrage is not installed.
     """
-    if key is None:
+    if not recipients and key is None:
         raise InputError(f"{bundle}: no key to encrypt it with; {NO_KEY}")
+    if recipients and key is not None:
+        raise InputError(f"{bundle}: a key and recipients to encrypt it to; give one of them")
+    if isinstance(key, str) and key.startswith((age.RECIPIENT, age.IDENTITY)):  # which others may know
+        raise InputError(f"{bundle}: a key of age is no passphrase; give the site's .pub file with --to")
     if is_encrypted(bundle):
         raise InputError(f"{bundle} is already encrypted; to change its key, run dpd decrypt first")
     _check_target(bundle, out, overwrite)
+    if recipients:
+        age.check_recipients(recipients)  # before the bundle is verified, which takes seconds
     opened = load_bundle(bundle, allow_older=True)  # the site that opens it checks that
     files = open_files(bundle)
-    with open_atomically(out) as target:
-        if isinstance(files, FolderFiles):
-            packed = BytesIO()
-            pack_zip(packed, {name: files.source(name) for name in files})
-            packed.seek(0)
-            encrypt(packed, target, key)
+    with open_atomically(out) as target, _one_file(bundle, files) as source:
+        if key is None:
+            age.encrypt(source, target, recipients)
         else:
-            with bundle.open("rb") as source:
-                encrypt(source, target, key)
+            encrypt(source, target, key)
     return opened
+
+
+def _one_file(bundle: Path, files: FolderFiles | ZipFiles) -> BinaryIO:
+    if isinstance(files, ZipFiles):
+        return bundle.open("rb")
+    packed = BytesIO()
+    pack_zip(packed, {name: files.source(name) for name in files})
+    packed.seek(0)
+    return packed
 
 
 def decrypt_bundle(bundle: Path, out: Path, key: Key | None, *, overwrite: bool = False) -> None:
@@ -262,8 +281,7 @@ def decrypt_bundle(bundle: Path, out: Path, key: Key | None, *, overwrite: bool 
         raise InputError(f"{bundle} is not encrypted; use it as it is")
     _check_target(bundle, out, overwrite)
     with open_atomically(out, mode=0o600) as target:
-        for piece in decrypt(bundle, key):
-            target.write(piece)
+        decrypt_into(bundle, key, target)
 
 
 def _check_target(bundle: Path, out: Path, overwrite: bool) -> None:

@@ -26,6 +26,11 @@ MOST_CLASSES = 1_000
 LONGEST_QUOTE = 200  # letters
 MOST_LICENCES = 20
 LONGEST_COMMAND = 2_000
+TAGS = ("dataset-distillation", "remote-sensing", "synthetic-data")
+"""Of sets and bundles on the Hub."""
+OTHER = "other"
+HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "openrail", "openrail++")
+HUB_SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B")
 Feature = dict[str, Any]
 """A column as `datasets` writes it into the front matter of a card."""
 
@@ -50,6 +55,10 @@ def dataset_card(generation: Generation, output: Output, set_hash: str) -> str:
     }
     if manifest.bands:
         facts["Bands"] = "; ".join(map(_band_line, manifest.bands))
+    if manifest.watchers:
+        facts["Networks that watched beside the run's own, as the bundle claims"] = ", ".join(
+            map(quoted, manifest.watchers)
+        )
     if manifest.privacy is not None:
         facts["Privacy, as the bundle claims"] = quoted(manifest.privacy.describe())
     licences = list(manifest.licences.items())
@@ -98,7 +107,8 @@ def _band_line(band: Band) -> str:
 
 def _front_matter(generation: Generation, output: Output) -> list[str]:
     """YAML whose values are JSON, which is YAML too. `datasets` takes the columns of image folders from `configs`."""
-    lines = ["---", "license: other", "task_categories: [image-classification]"]
+    lines = ["---", f"license: {hub_licence(generation.bundle.manifest)}", "task_categories: [image-classification]"]
+    lines += [f"size_categories: [{_size_category(len(generation))}]", f"tags: [{', '.join(TAGS)}]"]
     paths = {
         "imagefolder": [f"*/*{output.encoding.suffix}", METADATA_NAME],
         "webdataset": ["shard-*.tar"],
@@ -116,6 +126,20 @@ def _front_matter(generation: Generation, output: Output) -> list[str]:
         else:
             lines += ["dataset_info:", "  features:", *features]
     return [*lines, "---", ""]
+
+
+def hub_licence(manifest: Manifest) -> str:
+    """The Hub's name of the licence of base and data, if they have one and the same; else `other`: see the text."""
+    base, data = (manifest.licences.get(part, "").lower() for part in ("base", "data"))
+    return base if base == data and base in HUB_LICENCES else OTHER
+
+
+def _size_category(images: int) -> str:
+    """The Hub's name for a number of images, such as 1K<n<10K."""
+    if images < 1_000:
+        return "n<1K"
+    digits = len(str(images))
+    return f"{HUB_SIZES[digits - 4]}<n<{HUB_SIZES[digits - 3]}"
 
 
 def _features(generation: Generation, output: Output) -> list[Feature]:
@@ -184,19 +208,21 @@ def quoted(text: str) -> str:
     return f"{fence}{space}{short or '-'}{space}{fence}"
 
 
-# -- croissant.json: a set described in Croissant 1.0 (Akhtar et al. 2024, 2403.19546), which catalogues and loaders
-# read.
+# -- croissant.json: a set described in the words of Croissant 1.1 (Akhtar et al. 2024, 2403.19546, is about 1.0), which
+# catalogues and loaders read.
 #
-# Only a folder of images has one: the other formats bring a description of their own.
+# Only a folder of images has one: the other formats bring a description of their own. Where, by whom and when a set is
+# published (url, creator, datePublished), which the specification asks for, nobody knows when it is made.
 
 
 CROISSANT_NAME = "croissant.json"
 FOLDER = "([^/]+)(?:/[^/]+)?$"
 """The class of an image by its path. It also takes what it gives: readers apply it twice."""
 TERMS = (
-    *("citeAs", "column", "conformsTo", "equivalentProperty", "extract", "field", "fileProperty", "fileObject"),
-    *("fileSet", "format", "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet"),
-    *("references", "regex", "repeated", "replace", "samplingRate", "separator", "source", "subField", "transform"),
+    *("arrayShape", "citeAs", "column", "conformsTo", "containedIn", "equivalentProperty", "extract", "field"),
+    *("fileProperty", "fileObject", "fileSet", "format", "includes", "isArray", "isLiveDataset", "jsonPath", "key"),
+    *("md5", "parentField", "path", "recordSet", "references", "regex", "repeated", "replace", "samplingRate"),
+    *("separator", "source", "subField", "transform"),
 )
 CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -209,9 +235,11 @@ CONTEXT: dict[str, Any] = {
     "conformsTo": "dct:conformsTo",
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "description": {"@container": "@language"},
     "examples": {"@id": "cr:examples", "@type": "@json"},
+    "name": {"@container": "@language"},
 }
-"""Of the specification's own examples."""
+"""Of what mlcroissant, the reference implementation, writes."""
 
 
 def croissant(generation: Generation, output: Output, set_hash: str) -> str:
@@ -222,7 +250,7 @@ def croissant(generation: Generation, output: Output, set_hash: str) -> str:
     content = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
-        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "conformsTo": "http://mlcommons.org/croissant/1.1",
         "name": bundle.manifest.name,
         "description": f"Distilled training set of {counted(len(generation), 'image')}, {generation.ipc} of each "
         "class, generated "

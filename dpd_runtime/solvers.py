@@ -3,7 +3,7 @@
 import bisect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
@@ -33,7 +33,7 @@ class Schedule:
             are.
     """
 
-    alphas_cumprod: tuple[float, ...]
+    alphas_cumprod: tuple[float, ...] = field(repr=False)
     prediction_type: PredictionType
     timestep_spacing: TimestepSpacing = "trailing"
     steps_offset: int = 0

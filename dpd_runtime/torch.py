@@ -1,9 +1,10 @@
 """Images of a bundle for PyTorch's DataLoader. The only module of dpd_runtime that imports PyTorch.
 
->>> from torch.utils.data import DataLoader
->>> from dpd_runtime.torch import DistilledImages
->>> loader = DataLoader(DistilledImages("site.dpd", ipc=50), batch_size=64, num_workers=2)
->>> for images, labels in loader: ...  # float32 [64, 3, H, W] in 0 … 1, int64 [64]
+Examples:
+    >>> from torch.utils.data import DataLoader
+    >>> from dpd_runtime.torch import DistilledImages
+    >>> loader = DataLoader(DistilledImages("site.dpd", ipc=50), batch_size=64, num_workers=2)
+    >>> for images, labels in loader: ...  # float32 [64, 3, H, W] in 0 … 1, int64 [64]
 """
 
 import logging

@@ -174,8 +174,8 @@ def write_signing_pair(path: Path, passphrase: str | None = None) -> tuple[Path,
         raise InputError(f"{public} exists, and keys are never overwritten; choose another name")
     pair = Ed25519PrivateKey.generate()
     lock = to.BestAvailableEncryption(passphrase.encode()) if passphrase else to.NoEncryption()
-    _write_new(private, pair.private_bytes(to.Encoding.PEM, to.PrivateFormat.PKCS8, lock), 0o600)
-    _write_new(public, pair.public_key().public_bytes(to.Encoding.PEM, to.PublicFormat.SubjectPublicKeyInfo), 0o644)
+    write_new(private, pair.private_bytes(to.Encoding.PEM, to.PrivateFormat.PKCS8, lock), 0o600)
+    write_new(public, pair.public_key().public_bytes(to.Encoding.PEM, to.PublicFormat.SubjectPublicKeyInfo), 0o644)
     return private, PublicKey(public.stem, pair.public_key().public_bytes_raw())
 
 
@@ -186,12 +186,16 @@ def write_encryption_key(path: Path) -> Path:
         InputError: the file exists.
     """
     file = path.with_name(path.name + PRIVATE_SUFFIX)
-    _write_new(file, secrets.token_bytes(KEY_BYTES), 0o600)
+    write_new(file, secrets.token_bytes(KEY_BYTES), 0o600)
     return file
 
 
-def _write_new(path: Path, content: bytes, mode: int) -> None:
-    """Write a new file, never through a link. It has its mode from its creation on."""
+def write_new(path: Path, content: bytes, mode: int) -> None:
+    """Write a new file, never through a link. It has its mode from its creation on.
+
+    Raises:
+        InputError: it exists.
+    """
     check_above(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -290,7 +294,7 @@ def read_key(path: Path) -> bytes | str:
     except InputError as error:
         raise InputError(
             f"{path}: holds neither an encryption key, {KEY_BYTES} bytes that dpd keygen --encryption makes, nor a "
-            "passphrase, one line of UTF-8 text"
+            "passphrase, one line of UTF-8 text; to encrypt with age, give the site's .pub file with --to"
         ) from error
 
 
@@ -309,6 +313,18 @@ def read_passphrase(path: Path) -> str:
     if not text or "\n" in text:
         raise InputError(f"{path}: a passphrase is one line of UTF-8 text")
     return text
+
+
+def read_key_text(path: Path) -> str:
+    """The text of a key file.
+
+    Raises:
+        InputError: the file cannot be read, or is no text.
+    """
+    try:
+        return _read(path).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no text file; give a key file of age") from error
 
 
 def _read(path: Path) -> bytes:

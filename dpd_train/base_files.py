@@ -57,13 +57,21 @@ def base_folder(name: str) -> Path:
         return cached_snapshot(name)
     except HFValidationError:
         raise InputError(f"base {name!r}: no such folder; give nano, a diffusers folder or a hub id") from None
-    except (OSError, ValueError) as error:
-        partial = getattr(error, "snapshot_path", None)  # files that are not needed may be missing; see check_base
-        if partial is not None:
-            return Path(partial)
+    except (OSError, ValueError):
         raise InputError(
             f"base {name!r}: no such folder, and not in this machine's hub cache; fetch it once: {fetch_base(name)}"
         ) from None
+
+
+def hub_id(name: str) -> str | None:
+    """The id of a base that lies in this machine's hub cache; None for the shipped one and for a folder of any name."""
+    if name == SHIPPED_BASE or expanded(name).exists():
+        return None
+    try:
+        cached_snapshot(name)
+    except (OSError, ValueError):  # of which an id that is none is one
+        return None
+    return name
 
 
 def fetch_base(name: str) -> str:

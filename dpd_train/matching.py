@@ -206,11 +206,14 @@ def measure(
     scale = scale + FLOOR
     values = (values - mean) / scale
     of_class = [values[of_view == label] for label in range(classes)]
+    moment = torch.zeros(len(mean), len(mean), device=device)
+    for z in of_class:  # one after the other, as a wide network's moments of all classes would fill the memory
+        moment += z.T @ z / len(z)
     return Statistics(
         standard=Standard(mean, scale),
         class_means=torch.stack([z.mean(0) for z in of_class]),
         class_deviations=torch.stack([z.std(0) for z in of_class]),
-        second_moment=torch.stack([z.T @ z / len(z) for z in of_class]).mean(0),
+        second_moment=moment / classes,
     )
 
 

@@ -145,13 +145,21 @@ def public_name(source: str) -> str:
 def cached_snapshot(source: str) -> Path:
     """The folder of a repository in the local hub cache; nothing is fetched.
 
+    Files may be missing, as not all of a repository are needed: who opens it checks its own.
+
     Raises:
         HFValidationError: `source` is not an id.
-        OSError, ValueError: the repository is not in the cache, or incomplete.
+        OSError, ValueError: the repository is not in the cache.
     """
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(source, local_files_only=True))
+    try:
+        return Path(snapshot_download(source, local_files_only=True))
+    except (OSError, ValueError) as error:
+        partial = getattr(error, "snapshot_path", None)
+        if partial is None:
+            raise
+        return Path(partial)
 
 
 def fetch_command(source: str) -> str:

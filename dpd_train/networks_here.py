@@ -71,25 +71,42 @@ def settled(watchers: str, networks: tuple[Network, ...]) -> str:
     return ",".join([OWN, *(HUB + one.name for one in suited(networks))]) if watchers == AUTO else watchers
 
 
-def judges(watchers: str, networks: tuple[Network, ...]) -> list[str]:
-    """The published networks that can judge a set, as `hf:` names them.
+@dataclass(frozen=True)
+class Judge:
+    """A published network that can judge a set, as `hf:` names it. but: what the line that names it admits."""
+
+    name: str
+    but: str = ""
+
+
+def judges(watchers: str, networks: tuple[Network, ...]) -> list[Judge]:
+    """The published networks that can judge a set.
 
     First come those of another family than those that watched, which the set flatters least, then others that did not
     watch, then those that did.
 
     Args:
         watchers: settled. networks: as `networks_here`.
+
+    Raises:
+        InputError: a network that watches is not on this machine.
     """
     watching = published_watchers(watchers)
-    seen = {find_model(name)[0].resolve() for name in watching}
-    others = [one.name for one in networks if one.fault is None and one.folder not in seen]
-    return [*sorted(others, key=lambda name: is_of_family(name, watchers)), *watching]
-
-
-def is_of_family(name: str, watchers: str) -> bool:
-    """Whether a published network, as `hf:` names it, is of the family of one that watches."""
-    families = [family(read_config(find_model(source)[0])) for source in (name, *published_watchers(watchers))]
-    return families[0] in families[1:]
+    folders = [find_model(name)[0].resolve() for name in watching]
+    families = {family(read_config(folder)) for folder in folders}
+    of_family, others = list[Judge](), list[Judge]()
+    for one in networks:
+        if one.fault is None and one.folder not in folders:
+            if family(read_config(one.folder)) in families:
+                but = ", of the family of those that watched: networks of another one may learn less from it"
+                of_family.append(Judge(one.name, but))
+            else:
+                others.append(Judge(one.name))
+    return [
+        *others,
+        *of_family,
+        *(Judge(name, ", although it watched, as no other here can judge") for name in watching),
+    ]
 
 
 def family(config: Mapping[str, Any]) -> str:
@@ -120,6 +137,19 @@ def remarks(networks: tuple[Network, ...]) -> list[str]:
     return [printable(line) for line in lines]
 
 
+def licence_remarks(watchers: str) -> list[str]:
+    """A line for each published network that watches because it was named, and whose licence forbids derivatives."""
+    lines = []
+    for name in published_watchers(watchers):
+        licence = licence_of(find_model(name)[0])
+        if licence is not None and forbids_derivatives(licence):
+            lines.append(
+                f"{HUB}{name} watches, and its licence, {licence}, forbids derivatives: ask its owner whether codes "
+                "that it watched may leave; the card names it"
+            )
+    return [printable(line) for line in lines]
+
+
 def _in_folder() -> Iterator[Network]:
     folder = networks_folder()
     try:
@@ -139,11 +169,8 @@ def _in_hub_cache() -> Iterator[Network]:
         name = place.name.removeprefix("models--").replace("--", "/")
         try:
             folder = cached_snapshot(name)
-        except (OSError, ValueError) as error:
-            partial = getattr(error, "snapshot_path", None)  # files that are not needed may be missing
-            if partial is None:
-                continue
-            folder = Path(partial)
+        except (OSError, ValueError):
+            continue
         if _is_classifier(read_config(folder)):
             yield _network(name, folder)
 
@@ -171,7 +198,8 @@ def _fault(name: str, folder: Path, licence: str | None) -> str | None:
     try:
         check_model(folder, "it", "complete it")
     except InputError as error:
-        return str(error).replace("it: ", "it ", 1)
+        said = str(error).removeprefix("it: ")
+        return f"it {said}" if said.startswith("is ") else said
     if (bands := bands_of(config)) != 3:
         return f"it takes images of {counted(bands, 'band')}"
     if not is_of_timm(config) and not any((folder / processor).is_file() for processor in PROCESSOR_NAMES):

@@ -12,7 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from dpd_runtime.engines import FLOAT_BYTES
 from dpd_runtime.errors import InputError
+from dpd_runtime.machine import usable_memory
 from dpd_runtime.text import counted
 from dpd_train.compute import autocast
 from dpd_train.config import HUB, published_watchers
@@ -34,6 +36,7 @@ LAYERS = 4
 """Layers that watch, of a model whose layers all have one shape."""
 CALL = 10
 FLOOR = 1e-4  # added to a channel's variance
+PRODUCTS = 3  # matrices of its features' products that are in memory while a network's statistics are measured
 
 
 class Colours(nn.Module):
@@ -230,15 +233,13 @@ def open_published(source: str, device: torch.device | str = "cpu") -> Published
 
     Raises:
         InputError: not on this machine, no safetensors, no file that says how images are shown to it, or a model of
-            other images than RGB, or that gives no layers of an image, or other ones each time.
+            other images than RGB, or that gives no layers of an image, or other ones each time, or more numbers of an
+            image than memory has room for the products of.
     """
     folder, _ = find_model(source)
     what = f"hf:{source}"
+    check_rgb(folder, what)
     model, _ = image_model(what, folder)  # what is pooled is not looked at
-    if (bands := bands_of(read_config(folder))) != 3:
-        raise InputError(
-            f"{what}: takes images of {counted(bands, 'band')}, not of red, green and blue; use another model"
-        )
     model = model.requires_grad_(False).to(device)
     found = PublishedModel(model, read_colours(folder, what).to(device))
     try:
@@ -257,7 +258,25 @@ def open_published(source: str, device: torch.device | str = "cpu") -> Published
     if not first.isfinite().all() or not torch.allclose(first, second, rtol=1e-3, atol=1e-3):
         fault = "other layers each time" if first.isfinite().all() else "numbers that are not finite"
         raise InputError(f"{what}: gives {fault} for the same image; use another model")
+    width, memory = first.shape[1], usable_memory()
+    if memory is not None and (needed := PRODUCTS * FLOAT_BYTES * width**2) > memory / 2:
+        raise InputError(
+            f"{what}: says {width:,} numbers of an image, and their products take {needed / 1e9:.1f} GB, more than "
+            f"half of the {memory / 1e9:.1f} GB of memory that this process may use; take a smaller model"
+        )
     return found
+
+
+def check_rgb(folder: Path, what: str) -> None:
+    """Check that a model takes images of three bands.
+
+    Raises:
+        InputError: it does not.
+    """
+    if (bands := bands_of(read_config(folder))) != 3:
+        raise InputError(
+            f"{what}: takes images of {counted(bands, 'band')}, not of red, green and blue; use another model"
+        )
 
 
 def check_crops(source: str) -> None:

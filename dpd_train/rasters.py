@@ -46,6 +46,7 @@ from dpd_train.reading import PERCENTILES, Reading
 
 # Other GDAL drivers, such as VRT, open other files and the network. These read only the bytes that they get.
 DRIVERS = ["GTiff", "PNG", "JPEG", "BMP", "WEBP"]
+UNREADABLE = f"damaged, cut short, or not readable as any of {', '.join(DRIVERS)}"
 MOST_PIXELS = 2**26
 MOST_BYTES = 2**28
 """Of the bands that are read: a sparse file of a few kilobytes can claim gigabytes."""
@@ -115,9 +116,8 @@ def read_raster(content: bytes, bands: Bands, masks: bool = True) -> Raster | st
     from rasterio._err import CPLE_BaseError  # which damaged tags raise, unlike damaged pixels
     from rasterio.errors import RasterioError
 
-    damaged = f"damaged, cut short, or not readable as any of {', '.join(DRIVERS)}"
     if reason := excess(content):
-        return damaged if reason == CUT_SHORT else reason
+        return UNREADABLE if reason == CUT_SHORT else reason
     try:
         tags = _tags(content)
         if tags is not None and tags.unclear:
@@ -139,7 +139,7 @@ def read_raster(content: bytes, bands: Bands, masks: bool = True) -> Raster | st
             values, valid = _read_pages(pages, layout, side, masks)
             scales = _scales(pages, layout)
     except (RasterioError, CPLE_BaseError):  # its message names a file in memory
-        return damaged
+        return UNREADABLE
     if values.dtype.kind not in "uif":
         return f"{values.dtype} pixels have no brightness; convert them"
     bits = tags.bits if tags is not None and tags.bits < 8 * values.dtype.itemsize else 0
@@ -329,6 +329,40 @@ def _opened(content: bytes) -> Iterator[Any]:
             yield dataset
 
 
+def centre_of(path: Path) -> tuple[float, float] | str:
+    """Longitude and latitude in degrees (WGS 84) of the middle of a georeferenced image; the reason if it has none.
+
+    Raises:
+        MissingExtraError: rasterio is not installed.
+    """
+    require_rasterio()
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
+    from rasterio.warp import transform
+
+    content = read_bytes(path)
+    if isinstance(content, str):
+        return content
+    try:
+        with _opened(content) as dataset:
+            crs, (a, b, c, d, e, f), (x, y) = (
+                dataset.crs,
+                dataset.transform[:6],
+                (dataset.width / 2, dataset.height / 2),
+            )
+            placed = crs is not None and not dataset.transform.is_identity  # as GDAL says of files without a place
+    except (RasterioError, CPLE_BaseError):  # its message names a file in memory
+        return UNREADABLE
+    if not placed:
+        return "has no georeference"
+    nowhere = "has a georeference that leads to no place on Earth"
+    try:
+        (longitude,), (latitude,) = transform(crs, "EPSG:4326", [a * x + b * y + c], [d * x + e * y + f])
+    except (RasterioError, CPLE_BaseError):  # of the Moon, of a drawing, or far outside of a zone
+        return nowhere
+    return (longitude, latitude) if -180 <= longitude <= 180 and -90 <= latitude <= 90 else nowhere
+
+
 # -- Turn bands and values into 8 bits with one stretch for the whole data set, so that brightness is comparable.
 
 
@@ -437,6 +471,11 @@ class Rendering:
             "pixel_type": None if self.kind is None else self.kind[0],
         }
         return record | ({"carried": [band.to_dict() for band in self.carried]} if self.carried else {})
+
+
+def rendering_of_set(bands: tuple[Band, ...]) -> Rendering:
+    """How the GeoTIFFs of a distilled set become pixels again: they hold just these bands, in physical values."""
+    return Rendering(None, None, carried=bands, decibels=bands[0].decibels).of_sets
 
 
 def identity(content: bytes, rendering: Rendering | None) -> str:

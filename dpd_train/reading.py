@@ -30,6 +30,31 @@ LEAST = 2  # training images of a class
 ALONE: Mapping[Any, Hashable] = MappingProxyType({})
 
 
+_CELLS = re.compile(r"cells:(\d{1,4}(?:\.\d{1,3})?)(?: ?km)?")
+_KM_A_DEGREE = 111.195  # of a great circle on a sphere of 6,371 km
+PLACE_COLUMNS = (("lon", "lat"), ("longitude", "latitude"))
+"""Columns of a list with the place of an image, in degrees (WGS 84)."""
+
+
+def cell_side(groups: str | None) -> float | None:
+    """Kilometres along a side of the cells that `--groups cells:10` asks for; None for other groups."""
+    asked = None if groups is None else _CELLS.fullmatch(groups)
+    return None if asked is None else float(asked[1])
+
+
+def cell_of(longitude: float, latitude: float, side: float) -> str:
+    """The cell of a place in degrees: rows of `side` kilometres from the South Pole, columns as wide in their middle.
+
+    Up to 80° of latitude, two places of one cell of at most 100 km are less than 1.6 sides apart. Neighbours on both
+    sides of a border are in two cells.
+    """
+    row = math.floor((latitude + 90) * _KM_A_DEGREE / side)
+    middle = min((row + 0.5) * side / _KM_A_DEGREE - 90, 90.0)
+    east = (longitude + 180) % 360  # 180° is the meridian of −180°
+    column = math.floor(east * _KM_A_DEGREE * math.cos(math.radians(middle)) / side)
+    return f"cell {row} {column}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
     """How the validation part is taken from training images that bring none. Every field is an option.
@@ -53,7 +78,8 @@ class HeldOut:
         None,
         "Data",
         "Column of the list, or regular expression of the file name: files with one value, such as a scene, a tile or "
-        "a flight, are all training or all validation images.",
+        "a flight, are all training or all validation images. Or cells:10: those of one cell of 10 km, by the lon and "
+        "lat of the list or the files' georeference.",
         "COLUMN_OR_REGEX",
     )
     allow_outside: bool = setting(
@@ -67,6 +93,8 @@ class HeldOut:
             return
         if self.split != "content":
             raise InputError(f"--groups {self.groups} has no effect with --split {self.split}: leave one of them out")
+        if self.groups.startswith("cells:") and not (cell_side(self.groups) or 0) > 0:
+            raise InputError(f"--groups {self.groups}: give the side of the cells in kilometres, such as cells:10")
         try:
             re.compile(self.groups)
         except re.error as error:

@@ -18,7 +18,7 @@ from dpd_runtime.images import ALONE, Alike, alike, evenly_spaced, read_square, 
 from dpd_runtime.remarks import SceneSides, sides_of
 from dpd_runtime.text import counted, option, printable
 from dpd_train.data_card import FIELDS, DataCard, read_card
-from dpd_train.rasters import Rendering, array_size, identity, reader, settle
+from dpd_train.rasters import Rendering, array_size, centre_of, identity, reader, settle
 from dpd_train.reading import (
     BY_CONTENT,
     LEAST,
@@ -26,6 +26,8 @@ from dpd_train.reading import (
     HeldOut,
     ImageOptions,
     Reading,
+    cell_of,
+    cell_side,
     choose_groups,
     joined,
     parse_reading,
@@ -319,11 +321,24 @@ class Scenes:
         return scenes_of(self._hashes_of(files), self.rendering)
 
     def _named_groups(self, files: Files) -> dict[Path, str]:
-        """The group of each file by the list's column or by its name; empty without groups."""
+        """The group of each file by the list's columns or its name; empty without groups, and where files' georeference
+        gives them.
+        """
         if self.held_out.groups is None:
             return {}
-        groups = self.source.groups
-        return {path: groups[path] if groups else self.held_out.group_of(path) for path in _paths(files)}
+        if groups := self.source.groups:
+            return {path: groups[path] for path in _paths(files)}
+        if cell_side(self.held_out.groups) is not None:
+            return {}
+        return {path: self.held_out.group_of(path) for path in _paths(files)}
+
+    @cached_property
+    def _cells(self) -> dict[Path, str]:
+        """The cell of each training image by its georeference; empty where nobody asks for it."""
+        side = cell_side(self.held_out.groups)
+        if side is None or self.source.groups:
+            return {}
+        return {path: _cell(path, side) for path in self._hashes_of(_paths(self._reference))}
 
     def _divided(self, part: Part) -> Files:
         """The files of a part, after images are held out."""
@@ -351,7 +366,7 @@ class Scenes:
         together: Mapping[Path, Hashable] = {}
         if held_out.split == "content":
             scenes = self._scenes
-            together = joined(scenes, self._named_groups(files))
+            together = joined(scenes, self._named_groups(files), self._cells)
         counted = scenes if held_out.val_per_class is not None else {}  # a share is the same of files and of scenes
         held = choose_groups(classes, together, held_out, self.root, counted)
         unread = "~"  # behind every hash; these files are reported in the order of their names
@@ -453,6 +468,21 @@ class Counted:
                     f"{root}: the {self.images[name]} training images of class {name!r} are near duplicates of one "
                     f"another, and at least {LEAST} different ones are needed; add images"
                 )
+
+
+def _cell(path: Path, side: float) -> str:
+    """The cell of a file's georeference.
+
+    Raises:
+        DataError: it has none, or the file cannot be read.
+    """
+    place = centre_of(path)
+    if isinstance(place, str):
+        raise DataError(
+            f"{path}: {place}; --groups cells:{side:g} keeps images of one place together: give a list with the "
+            "columns lon and lat, or leave the file out"
+        )
+    return cell_of(*place, side)
 
 
 def _paths(files: Files) -> list[Path]:

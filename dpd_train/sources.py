@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import os
 import re
 import unicodedata
@@ -19,7 +20,7 @@ from dpd_runtime.image_folders import OF_SETS, SET, image_files, is_hidden, made
 from dpd_runtime.images import SUFFIXES, is_image
 from dpd_runtime.text import composed, counted, printable
 from dpd_train.rasters import SUFFIX as ARRAY
-from dpd_train.reading import HeldOut
+from dpd_train.reading import PLACE_COLUMNS, HeldOut, cell_of, cell_side
 from dpd_train.scene_set import Part
 
 # -- Sources of labelled images: what folder trees and lists have in common, how files are split, and folder trees.
@@ -410,7 +411,8 @@ def open_list(path: Path, groups: str | None = None, allow_outside: bool = False
     """Read a list. Paths are relative to its folder (links are followed).
 
     Args:
-        groups: a column that says which files belong together, if the list has it.
+        groups: a column that says which files belong together, or cells of so many kilometres by the columns lon and
+            lat, if the list has them.
         allow_outside: whether paths may leave its folder by name, as absolute ones do. A list that somebody else wrote
             could name any file of this machine.
 
@@ -432,7 +434,10 @@ def open_list(path: Path, groups: str | None = None, allow_outside: bool = False
             )
         first_row[name] = number
         part = _split(row[SPLIT], place) if SPLIT in row else None
-        if groups is not None and groups in row:
+        if (where := _place_columns(row)) and (side := cell_side(groups)) is not None:
+            longitude, latitude = (_degrees(row[column], column, place) for column in where)
+            group_of[path.parent / name] = cell_of(longitude, latitude, side)
+        elif groups is not None and groups in row:
             group_of[path.parent / name] = _group(row[groups], groups, place)
         by_part.setdefault(part, {}).setdefault(label, []).append(path.parent / name)
     if not by_part:
@@ -486,6 +491,22 @@ def _group(value: object, column: str, place: str) -> str:
     return group
 
 
+def _place_columns(header: Iterable[str]) -> tuple[str, ...]:
+    names = set(header)
+    return next((pair for pair in PLACE_COLUMNS if names.issuperset(pair)), ())
+
+
+def _degrees(value: object, column: str, place: str) -> float:
+    try:
+        degrees = float(str(value).strip())
+    except ValueError:
+        degrees = math.nan
+    most = 90 if column.startswith("lat") else 180
+    if not -most <= degrees <= most:
+        raise DataError(f"{place}: {column} {value!r} is no number of degrees from −{most} to {most}; correct it")
+    return degrees
+
+
 def _check_numbers(path: Path, labels: Iterable[str]) -> None:
     """Refuse labels that are one number in two ways, as 1, 01 and 1.0 are."""
     of_number: dict[float, str] = {}
@@ -505,8 +526,9 @@ def _split(value: object, place: str) -> str:
 
 
 def _columns(header: Sequence[str], path: Path, groups: str | None) -> dict[str, int]:
-    """Positions of the columns path, label and, if the list has them, split and `groups`."""
-    wanted = dict.fromkeys([*NEEDED, *(name for name in (SPLIT, groups) if name is not None and name in header)])
+    """Positions of the columns path, label and, if the list has them, split and those of `groups`."""
+    more = _place_columns(header) if cell_side(groups) is not None else (groups,)
+    wanted = dict.fromkeys([*NEEDED, *(name for name in (SPLIT, *more) if name is not None and name in header)])
     if any(header.count(name) != 1 for name in wanted):
         shown = printable(", ".join(header))[:200] or "nothing"
         raise DataError(

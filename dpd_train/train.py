@@ -35,7 +35,7 @@ from dpd_train.context import (
 from dpd_train.distributed import ALONE, Team, Word
 from dpd_train.doors import OtherTuning
 from dpd_train.model_files import public_name
-from dpd_train.networks_here import networks_here, remarks, settled
+from dpd_train.networks_here import licence_remarks, networks_here, remarks, settled
 from dpd_train.published import check_published, decoder_judge, tried
 from dpd_train.records import RunRecord
 from dpd_train.run import check_inputs, match_config
@@ -172,6 +172,8 @@ def _with_watchers(config: TrainConfig) -> TrainConfig:
     A network that cannot be opened is passed over with a line, as nobody asked for it.
     """
     if config.watchers != AUTO:
+        for line in licence_remarks(config.watchers):
+            log.info(line)
         return config
     if config.prototypes != "matched" or config.reading.carries:
         return replace(config, watchers=OWN)

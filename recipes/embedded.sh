@@ -2,7 +2,8 @@
 # The embedded bundle and README's tables: EuroSAT, matched several times from the shipped base.
 #
 #   dpd data fetch                                  # EfficientNet-Lite 0 and 1 watch, 2 judges
-#   recipes/embedded.sh EUROSAT WORK match 0        # SEED: 0, 1 and 2, fifty codes each, three hours of one core
+#   recipes/embedded.sh EUROSAT WORK match 0        # SEED: 0, 1 and 2, fifty codes each, two hours of two cores
+#   python recipes/codes.py keep WORK/run0 recipes/matched/seed0.safetensors   # for another machine, where match goes on
 #   recipes/embedded.sh EUROSAT WORK bundle 0       # export a run, other seeds' codes-only, and generate its set
 #   recipes/embedded.sh EUROSAT WORK audit 0        # beside the test part; writes an audited bundle
 #   recipes/embedded.sh EUROSAT WORK evaluate val quick 10 convnet   # PART RECIPE IPC STUDENTS [OPTION...]
@@ -34,6 +35,10 @@ train() { # RUN OPTION...
 }
 
 match() {
+    local codes="$here/matched/seed$1.safetensors" run="$work/run$1"
+    if [ -e "$codes" ] && [ ! -d "$run" ]; then
+        (until [ -e "$run/checkpoints/config.json" ]; do sleep 1; done && python "$here/codes.py" put "$codes" "$run") &
+    fi
     train "$work/run$1" --prototypes matched --seed "$1" --ipc 50 \
         --watchers own,hf:efficientnet-lite0,hf:efficientnet-lite1
 }
@@ -75,5 +80,5 @@ evaluate() {
 
 case $stage in
 match | bundle | audit | evaluate | recipe) "$stage" "$@" ;;
-*) sed -n '2,16p' "${BASH_SOURCE[0]}" && exit 2 ;;
+*) sed -n '2,17p' "${BASH_SOURCE[0]}" && exit 2 ;;
 esac

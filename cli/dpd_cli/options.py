@@ -88,7 +88,8 @@ Key = Annotated[
     Path | None,
     under(
         "Security",
-        "File of what opens an encrypted bundle: the 32 bytes of dpd keygen --encryption, or a passphrase on one line. "
+        "File of what opens an encrypted bundle: the 32 bytes of dpd keygen --encryption, a passphrase on one line, or "
+        "an identity of age. "
         f"Default: the passphrase in the variable {PASSPHRASE_VARIABLE}.",
     ),
 ]
@@ -420,6 +421,17 @@ def open_bundle(
     return opened
 
 
+def open_teacher(
+    teacher: Path | None, key: Path | None, trusted_key: list[Path] | None, require: list[str] | None
+) -> "Bundle | None":
+    """Open the bundle of `--teacher`; None if none is given."""
+    if teacher is not None:
+        return open_bundle(teacher, key, trusted_key, require)
+    if key or trusted_key or require:
+        raise InputError("--key, --trusted-key and --require are for a --teacher; give one, or leave them out")
+    return None
+
+
 def runtime_device(device: str, provider: str = "auto") -> tuple[str, int | None]:
     """The provider and the number of the GPU that `--device` asks for; None for the first GPU, or for none.
 
@@ -460,18 +472,21 @@ def given_key(key: Path | None) -> "EncryptionKey | None":
 
 
 def key_of(path: Path, key: Path | None) -> "EncryptionKey | None":
-    """Return the key for `path`, a key or a passphrase as its header says.
+    """Return the key for `path`: a key, a passphrase or an identity of age, as its header says.
 
     The environment's passphrase is used only for an encrypted bundle; the option always is.
 
     Raises:
         InputError: a file that holds no such key. DecryptionError: a damaged header.
     """
+    from dpd_runtime.age import is_age, read_identity
     from dpd_runtime.archive import asks_passphrase, is_encrypted
     from dpd_runtime.trust import read_encryption_key, read_passphrase
 
     if key is None or not is_encrypted(path):
         return given_key(key) if key or is_encrypted(path) else None
+    if is_age(path):
+        return read_identity(key)
     return read_passphrase(key) if asks_passphrase(path) else read_encryption_key(key)
 
 

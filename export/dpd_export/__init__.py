@@ -3,20 +3,14 @@
 `dpd engines` uses this package without PyTorch, so nothing is imported here before it is asked for.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import dpd_runtime  # noqa: F401 -- first, as it switches telemetry off
+from dpd_runtime.public import public_names  # dpd_runtime first, as it switches telemetry off
 
 if TYPE_CHECKING:
     from dpd_export.bundle import export_run
     from dpd_export.options import ExportOptions
 
 __all__ = ["ExportOptions", "export_run"]
-PLACES = {"ExportOptions": "dpd_export.options", "export_run": "dpd_export.bundle"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(PLACES[name]), name)
+_PLACES = {"ExportOptions": "dpd_export.options", "export_run": "dpd_export.bundle"}
+__getattr__, __dir__ = public_names(__name__, _PLACES, "train,export")

@@ -39,10 +39,11 @@ from dpd_runtime.annotations import Float32, Progress
 from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.files import naming
 from dpd_runtime.golden import GOLDEN_NAME
+from dpd_runtime.graph_facts import bundle_facts
 from dpd_runtime.manifest import BANDS_VERSION, CODES_ONLY_VERSION, PRIVACY_VERSION, Manifest, PrivacyClaim
 from dpd_runtime.sampler import PRIVATE_KINDS, Sampler, decoding_sampler, fitted, largest_ipc, sampler_schedule
 from dpd_runtime.trust import Signature
-from dpd_train.base_files import SHIPPED_BASE
+from dpd_train.base_files import SHIPPED_BASE, hub_id
 from dpd_train.bases import Base
 from dpd_train.context import LoadedRun, load_run
 from dpd_train.doors import open_named
@@ -357,7 +358,8 @@ def export_private(
 
 def _content(inputs: ExportInputs, record: Record, manifest: Manifest, options: ExportOptions) -> CardContent:
     asked = options.of_the_card() | {"prune": inputs.pruned.pruning if inputs.pruned else None}
-    return CardContent(record, manifest, inputs.cases.table, inputs.parameters, asked)
+    base = record.get("config", {}).get("base", SHIPPED_BASE)
+    return CardContent(record, manifest, inputs.cases.table, inputs.parameters, hub_id(base), asked)
 
 
 def _size(manifest: Manifest, out: Path) -> dict[str, Any]:
@@ -409,9 +411,10 @@ def _compile_all(inputs: ExportInputs, folder: Path, options: ExportOptions, tel
     done = []
     while inputs.graphs:
         graph = inputs.graphs.pop(0)
+        facts = bundle_facts(graph.path, inputs.manifest, inputs.cases.names)
         done.append(
             compile_graph(
-                graph,
+                replace(graph, facts=facts),
                 inputs.probes.pop(0),
                 precision_of(graph.part, options.precision),
                 folder,

@@ -13,10 +13,11 @@ from dpd_export.compile import GENERATED, HALF
 from dpd_export.options import PRECISIONS
 from dpd_runtime.manifest import Manifest
 from dpd_runtime.sampler import BLOCK, largest_ipc
-from dpd_runtime.set_card import channels_of
+from dpd_runtime.set_card import OTHER, TAGS, channels_of, hub_licence
 from dpd_runtime.settings import WITHHELD, studied
 from dpd_runtime.text import option_words, shown
 from dpd_train.config import TrainConfig, recorded_split, repeating_options
+from dpd_train.networks_here import forbids_derivatives
 from dpd_train.run import told_of_size
 
 # -- What a model card is written from, and the Markdown that it needs.
@@ -34,6 +35,7 @@ class CardContent:
         manifest: with the final parity, and all files except the card.
         classes: the content of classes.json.
         parameters: number of parameters of each graph, by its path.
+        base_model: the Hub's id of the base; None for one that the Hub does not have.
         options: options of `dpd export` that the manifest does not hold, by name.
     """
 
@@ -41,6 +43,7 @@ class CardContent:
     manifest: Manifest
     classes: Record
     parameters: Mapping[str, int]
+    base_model: str | None = None
     options: Record = field(default_factory=dict)
 
 
@@ -68,8 +71,6 @@ def percent(share: float | None) -> str | None:
 
 CARD_NAME = "MODEL_CARD.md"
 ENCODER = "vae_encoder/model.onnx"
-TAGS = ("dataset-distillation", "remote-sensing", "synthetic-data", "diffusion", "onnx")
-HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "openrail", "openrail++")
 
 
 def model_card(content: CardContent) -> bytes:
@@ -89,18 +90,18 @@ def model_card(content: CardContent) -> bytes:
         _commands,
         commands_section,
     )
-    blocks = [front_matter(content.manifest), *(section(content) for section in sections)]
+    blocks = [front_matter(content), *(section(content) for section in sections)]
     return ("\n\n".join(block for block in blocks if block) + "\n").encode()
 
 
-def front_matter(manifest: Manifest) -> str:
-    licence = manifest.licences.get("base", "unstated")
-    known = licence.lower() in HUB_LICENCES
-    entries = [f"license: {licence.lower() if known else 'other'}"]
-    entries += (
-        [] if known else [f"license_name: {json.dumps(line(licence), allow_nan=False)}"]
-    )  # a JSON string is a YAML string
-    entries += ["library_name: dpd-distill", "tags:", *(f"- {tag}" for tag in TAGS)]
+def front_matter(content: CardContent) -> str:
+    licence = hub_licence(content.manifest)
+    entries = [f"license: {licence}"]
+    if licence == OTHER:
+        said = "; ".join(f"{part}: {line(text)}" for part, text in content.manifest.licences.items())
+        entries.append(f"license_name: {json.dumps(said, allow_nan=False)}")  # a JSON string is a YAML string
+    entries += [] if content.base_model is None else [f"base_model: {content.base_model}"]
+    entries += ["library_name: dpd-distill", "tags:", *(f"- {tag}" for tag in (*TAGS, "diffusion", "onnx"))]
     return "\n".join(("---", *entries, "---"))
 
 
@@ -354,6 +355,7 @@ def training_section(content: CardContent) -> str:
 
 def _watcher(watcher: Record) -> str:
     licence = f", licence {line(watcher['licence'])}" if "licence" in watcher else ""
+    licence += ", which forbids derivatives" if forbids_derivatives(watcher.get("licence", "")) else ""
     return f"{line(watcher['name'])}, weights {watcher['weights_sha256'][:12]}…{licence}"
 
 
@@ -490,7 +492,7 @@ def private_card(content: CardContent) -> bytes:
         parity_section,
         _commands_of_codes,
     )
-    blocks = [front_matter(content.manifest), *(section(content) for section in sections)]
+    blocks = [front_matter(content), *(section(content) for section in sections)]
     return ("\n\n".join(block for block in blocks if block) + "\n").encode()
 
 

@@ -1,7 +1,7 @@
 """A fitted classifier → ONNX, checked as a bundle's graphs are."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,18 @@ from dpd_runtime.classifier import (
     write_classifier,
 )
 from dpd_runtime.errors import InputError
+from dpd_runtime.graph_facts import classifier_facts
 from dpd_runtime.sealing import file_entry
 from dpd_runtime.versions import package_versions, versions
 from dpd_train.scene_set import to_float
 
 
-def export_classifier(network: nn.Module, examples: Images, folder: Path) -> Compiled:
+def export_classifier(network: nn.Module, examples: Images, classes: Sequence[str], folder: Path) -> Compiled:
     """Write model.onnx into `folder` for images of the examples' size.
 
     Args:
         network: in evaluation mode. examples: two images, uint8 [2, side, side, 3].
+        classes: in the order of the logits.
 
     Raises:
         InputError: PyTorch cannot write this network as ONNX.
@@ -41,14 +43,15 @@ def export_classifier(network: nn.Module, examples: Images, folder: Path) -> Com
     # the exporter writes other operators for other layouts, of weights too, which a training has left channels last
     images = to_float(torch.from_numpy(examples)).contiguous()
     plain = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    graph = Graph(GRAPH_NAME, plain, (INPUT,), (images,), OUTPUT)
+    side = examples.shape[1]
+    graph = Graph(GRAPH_NAME, plain, (INPUT,), (images,), OUTPUT, facts=classifier_facts(classes, side))
     probes = probe(graph, [(images,)])
     try:
         compiled = compile_graph(graph, probes, "fp32", folder, run_half=False)
     except OnnxExporterError as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise InputError(f"this network cannot be written as ONNX ({reason}); use another one") from None
-    check_classifier_graph((folder / GRAPH_NAME).read_bytes())
+    check_classifier_graph((folder / GRAPH_NAME).read_bytes(), classes, side)
     return compiled
 
 
@@ -73,7 +76,7 @@ def save_classifier(
         InputError, ParityError, BundleError, DiskError: as `export_classifier` and `write_classifier`.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        compiled = export_classifier(network, examples, Path(scratch))
+        compiled = export_classifier(network, examples, classes, Path(scratch))
         graph, entry = compiled.files[0].read_bytes(), file_entry(compiled.files[0])
     made_with = versions() | package_versions("torch", "transformers", "onnx")
     record = ClassifierRecord(

@@ -37,6 +37,7 @@ class Graph:
         sides: inputs whose height and width vary, with the names of both axes; other inputs keep the example's size.
         multiple: a variable height or width is a multiple of this.
         output_sides: variable height and width of the output, as expressions in the names of `sides`.
+        facts: what it says of itself to other tools (`dpd_runtime.graph_facts`).
     """
 
     path: str
@@ -47,6 +48,7 @@ class Graph:
     sides: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     multiple: int = 1
     output_sides: tuple[str, str] | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def part(self) -> str:
@@ -414,6 +416,7 @@ def export_graph(graph: Graph) -> ir.Model:
     _leave_sizes_to_reshape(model)
     _name_axes(model, graph)
     remove_metadata(model)
+    model.metadata_props.update(graph.facts)
     return model
 
 

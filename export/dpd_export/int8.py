@@ -101,6 +101,7 @@ def quantize(model: ir.Model, inputs: Sequence[str], calls: Sequence[Tensors]) -
         )
         made = ir.serde.deserialize_model(onnx.load(small))
         remove_metadata(made)
+        made.metadata_props.update(model.metadata_props)
         return made, whole.read_bytes()
 
 

@@ -1,5 +1,6 @@
 """The pages hold together: links and anchors exist, quoted commands use options that exist."""
 
+import ast
 import importlib
 import importlib.util
 import re
@@ -16,6 +17,7 @@ import pytest
 from typer.main import get_command
 
 from dpd_cli.main import add_command, app, offered_commands
+from dpd_runtime.errors import MissingExtraError
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -196,6 +198,43 @@ def test_commands_are_quoted_and_a_wrong_option_is_found() -> None:
     assert found == ["dpd generate --no-such", "dpd nothing", "dpd train --stepz"]
 
 
+PROGRAMS = {
+    "accelerate",
+    "cd",
+    "dpd",
+    "export",
+    "git",
+    "hf",
+    "make",
+    "pip",
+    "python",
+    "python3",
+    "sha256sum",
+    "torchrun",
+}
+PROGRAMS |= {"ulimit", "umask"}
+
+
+def other_words(text: str) -> list[str]:
+    """Lines of shell blocks that begin with no program, as where a command was folded without a backslash."""
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    first = [re.sub(r"^\(?([a-z]+=\"[^\"]*\"|[A-Z_]+=\S+ )*", "", line).split(" ")[0] for line in lines]
+    return [word for word in first if word and not word.startswith("#") and word not in PROGRAMS]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_shell_blocks_are_commands(page: Path) -> None:
+    assert other_words(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_command_that_was_folded_without_a_backslash_is_found() -> None:
+    assert other_words("```sh\npip download a==1\nb==2 dpd data fetch  # on the other\nmachine\n```\n") == [
+        "b==2",
+        "machine",
+    ]
+
+
 def test_the_options_page_has_every_command_and_option() -> None:
     page = options_page()
     for command, made in COMMANDS.items():
@@ -204,6 +243,35 @@ def test_the_options_page_has_every_command_and_option() -> None:
             if option.param_type_name == "option" and not option.hidden:
                 assert f"`{option.opts[0]}`" in section, f"dpd {command} {option.opts[0]}"
     assert "`--no-such`" not in page
+
+
+def test_the_python_page_asks_for_every_public_name() -> None:
+    """And each has a docstring, without which it would be left out."""
+    for package in ("torch", "onnxruntime", "msgspec"):
+        pytest.importorskip(package)
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    asked = dict(re.findall(r"^::: (\S+)$(?:\n    options: \{members: \[(.*)\]\})?", page, re.MULTILINE))
+    packages = {"dpd_distill", "dpd_runtime", "dpd_eval", "dpd_export"}
+    assert asked.keys() == packages | {"dpd_runtime.torch", "dpd_eval.torchgeo"}
+    for package in packages:
+        public = importlib.import_module(package).__all__
+        assert {*asked[package].split(", ")} in ({""}, {*public})
+        assert [one for one in public if not getattr(importlib.import_module(package), one).__doc__] == []
+    for module in asked.keys() - packages:
+        assert {*asked[module].split(", ")} <= names_in(module)
+
+
+def test_the_site_has_every_page_and_what_they_link_to(tmp_path: Path) -> None:
+    pytest.importorskip("msgspec")
+    shown = written_page("pages")
+    shown.write_pages(tmp_path)
+    listed = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(listed) > 30
+    assert [page for page in listed if not (tmp_path / page).is_file()] == []
+    assert {page.relative_to(ROOT / "docs").as_posix() for page in DOCS} - {*listed} == set()
+    assert (tmp_path / "examples" / "first_hour.ipynb").is_file()
+    assert "(readme.md)" in (tmp_path / "index.md").read_text(encoding="utf-8")
+    assert "## dpd generate" in (tmp_path / "reference" / "options.md").read_text(encoding="utf-8")
 
 
 def test_the_records_page_explains_every_field() -> None:
@@ -228,9 +296,19 @@ def missing_names(text: str) -> list[str]:
     for module, names in re.findall(
         r"^from (dpd_[\w.]+) import ([\w, ]+)$", "\n".join(BLOCK.findall(text)), re.MULTILINE
     ):
-        found = importlib.import_module(module)
-        missing += [f"{module}.{name}" for name in names.split(", ") if not hasattr(found, name)]
+        missing += [f"{module}.{name}" for name in names.split(", ") if name not in names_in(module)]
     return missing
+
+
+def names_in(module: str) -> set[str]:
+    """What can be imported from a module: as its source says, where a package that it needs is not installed."""
+    try:
+        found = importlib.import_module(module)
+        return {*vars(found), *dir(found)}
+    except MissingExtraError:
+        (source,) = [path for path in ROOT.rglob(module.replace(".", "/") + ".py") if path.is_file()]
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+        return {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

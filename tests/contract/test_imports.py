@@ -1,8 +1,10 @@
 """The runtime imports no heavy packages. Checked in new processes, because this one has imported them already."""
 
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -78,6 +80,19 @@ def test_the_module_for_pytorch_says_what_to_install(process_environment: dict[s
     assert '[train]"' in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("line", "extras"),
+    [("from dpd_eval import evaluate", "train,eval"), ("from dpd_export import export_run", "train,export")],
+)
+def test_a_public_name_says_what_to_install(
+    line: str, extras: str, process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = python(f"import sys; sys.modules['torch'] = None; {line}", process_environment, tmp_path)
+    assert done.returncode == 1
+    assert re.search(r"\w+ is not installed: pip install", done.stderr), done.stderr
+    assert f"[{extras}]" in done.stderr
+
+
 def test_public_names_are_shown_before_anything_is_imported(
     process_environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -88,6 +103,8 @@ def test_public_names_are_shown_before_anything_is_imported(
     public = ["Bundle", "DistilledSet", "DpdError", "Generation", "Image", "Output", "embedded_bundle", "generate"]
     assert set(names.split()) == {*public, "load_bundle", "write_set", "__version__", "__doc__"}
     assert python(listed, process_environment, tmp_path).stdout == "True\n"
+    judges = python("import dpd_eval; print(*dir(dpd_eval), *dpd_eval.__all__)", process_environment, tmp_path).stdout
+    assert Counter(judges.split()) == Counter(dict.fromkeys(judges.split(), 2) | {"__doc__": 1})
 
 
 @pytest.mark.skipif(

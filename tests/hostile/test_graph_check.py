@@ -10,9 +10,11 @@ import pytest
 
 from dpd_runtime import graph_check
 from dpd_runtime.bundle import embedded_bundle, load_bundle
+from dpd_runtime.classifier import check_classifier_graph
 from dpd_runtime.engines import Provider, run_to
 from dpd_runtime.errors import BundleError, MemoryShortError, ProviderError
-from dpd_runtime.graph_check import OPERATORS, check_graph
+from dpd_runtime.graph_check import OPERATORS, check_graph, read_graph
+from dpd_runtime.graph_facts import classifier_facts
 from dpd_runtime.sessions import OnnxRuntimeEngine
 from tests.hostile.fuzz.wire import PLACES, WIDE, appended, field, varint
 
@@ -115,6 +117,37 @@ def test_refused(made: Any, message: str) -> None:
     with pytest.raises(BundleError, match=rf"^unet/model\.onnx: {message}.*; dpd export makes no such graph") as caught:
         check_graph("unet/model.onnx", content)
     assert "\n" not in str(caught.value)
+
+
+def telling(*facts: tuple[str, str]) -> bytes:
+    """A graph with these entries of metadata."""
+    made = relu()
+    for key, value in facts:
+        made.metadata_props.add(key=key, value=value)
+    content: bytes = made.SerializeToString()
+    return content
+
+
+def test_metadata_say_nothing_or_what_the_files_beside_them_say() -> None:
+    facts = {"classes": '["Forest", "Río"]', "image_shape": "[3, 64, 64]"}
+    assert read_graph("x.onnx", telling(*facts.items())).facts == facts
+    read_graph("x.onnx", telling(*facts.items())).require_facts(facts)
+    read_graph("x.onnx", telling()).require_facts(facts)
+    for told, wrong in (
+        (facts | {"classes": '["Río", "Forest"]'}, "classes"),
+        (facts | {"ort_config": "{}"}, "ort_config"),
+        ({"classes": facts["classes"]}, "image_shape"),
+    ):
+        with pytest.raises(BundleError, match=rf"^x\.onnx: metadata '{wrong}' that contradicts the files beside it"):
+            read_graph("x.onnx", telling(*told.items())).require_facts(facts)
+    with pytest.raises(BundleError, match="metadata 'classes' that contradicts the files beside it; dpd fit makes no"):
+        check_classifier_graph(telling(*classifier_facts(["b", "a"], 64).items()), ["a", "b"], 64)
+    with pytest.raises(BundleError, match="metadata of 4194311 bytes"):  # before they are copied and decoded
+        read_graph("x.onnx", telling(("a", "x" * (2**22 - 1))))
+    with pytest.raises(BundleError, match="a name of 1001 bytes"):
+        check_graph("x.onnx", of_domain("R" * 1001).SerializeToString())
+    with pytest.raises(BundleError, match="metadata with two values of one key"):
+        read_graph("x.onnx", telling(("classes", "a"), ("classes", "b")))
 
 
 def dividing(divisor: Any, *before: Any, operator: str = "Div") -> Any:

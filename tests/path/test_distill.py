@@ -240,7 +240,16 @@ def run_notebook() -> None:
     shorten()
     names: dict[str, Any] = {}
     for cell in code_cells("distill_your_scenes.ipynb"):
-        exec(compile(cell.replace("10, 90", "3, 90"), "notebook", "exec"), names)
+        exec(
+            compile(
+                cell.replace("IPC = 10", "IPC = 3").replace(
+                    "steps=200, matching_steps=150", "steps=2, matching_steps=2"
+                ),
+                "notebook",
+                "exec",
+            ),
+            names,
+        )
     print(names["result"].verdict)
 
 

@@ -19,18 +19,21 @@ pytest.importorskip("torch")
 import onnx
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from dpd_cli.main import app
 from dpd_export import ExportOptions, export_run
 from dpd_export.compile import GENERATED, HALF, check, compile_graph, probe
 from dpd_export.graphs import Graph, graphs_of
 from dpd_export.options import INT8
 from dpd_runtime import generate, load_bundle, write_set
 from dpd_runtime.dataset import set_hash
-from dpd_runtime.errors import InputError, ParityError
+from dpd_runtime.errors import BundleError, InputError, ParityError
 from dpd_runtime.generation import resolve_sampler
 from dpd_runtime.golden import psnr
 from dpd_train.bases import load_base
 from dpd_train.networks import load_classifier
+from tests.hostile.fuzz.material import as_zip, read_material
 from tests.tiny import SIDE
 
 FIGURES = {f"end_to_end_{what}" for what in ("images", "psnr_db", "worst_psnr_db")}
@@ -91,9 +94,48 @@ def test_graphs_are_clean_and_tell_nothing_of_this_machine(bundle: Path, name: s
     said = [model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info]
     assert [entry.name for entry in said if entry != model and (entry.doc_string or len(entry.metadata_props))] == []
     assert not model.doc_string
-    assert not model.metadata_props
     assert {entry.domain for entry in model.opset_import} <= {"", "ai.onnx"}
     assert next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) == 18
+
+
+def test_a_graph_tells_other_tools_what_it_takes_and_gives(bundle: Path) -> None:
+    opened = load_bundle(bundle)
+    images = {
+        "image_shape": "[3, 32, 32]",
+        "Image.NominalPixelRange": "Normalized_1_1",
+        "Image.BitmapPixelFormat": "Rgb8",
+        "Image.ColorSpaceGamma": "SRGB",
+    }
+    latents = {"latent_shape": "[4, 8, 8]", "scaling_factor": repr(opened.manifest.scaling_factor)}
+    names = {"classes": json.dumps([scene.name for scene in opened.classes])}
+    wanted = {
+        "unet": latents | {"prediction_type": json.dumps(opened.manifest.prediction_type)},
+        "vae_decoder": latents | images,
+        "text_encoder": {},
+        "classifier": names | images,
+        "latent_classifier": names | latents,
+    }
+    for name, facts in wanted.items():
+        model = onnx.load_from_string(bytes(opened.files[f"{name}/model.onnx"]))
+        assert {entry.key: entry.value for entry in model.metadata_props} == facts
+
+
+@pytest.mark.parametrize("graph", ["classifier", "vae_decoder"])
+def test_verify_refuses_a_graph_that_says_other_than_its_bundle(bundle: Path, tmp_path: Path, graph: str) -> None:
+    """Whether it is run here, as the decoder is, or by other tools alone."""
+    opened, name = load_bundle(bundle), f"{graph}/model.onnx"
+    model = onnx.load_from_string(bytes(opened.files[name]))
+    changed = next(entry for entry in model.metadata_props if entry.key in ("classes", "image_shape"))
+    changed.value = json.dumps(json.loads(changed.value)[::-1])
+    made = read_material(bundle)
+    path = as_zip(tmp_path, made.with_file(name, model.SerializeToString()).sealed())
+    message = rf"{name}: metadata '{changed.key}' that contradicts the files beside it"
+    with pytest.raises(BundleError, match=message):
+        load_bundle(path).check_graphs()
+    refused = CliRunner().invoke(app, ["verify", str(path)]).exception
+    assert isinstance(refused, BundleError)
+    assert re.match(message, str(refused))
+    load_bundle(as_zip(tmp_path, made.sealed())).check_graphs()
 
 
 def test_no_local_path_is_anywhere_in_the_bundle(bundle: Path, run: Path) -> None:

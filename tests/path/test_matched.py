@@ -139,12 +139,12 @@ def test_networks_that_watched_are_named_at_the_site(matched: Path, tmp_path: Pa
     shutil.copytree(matched / "run", tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert "watchers" not in record
-    seen = [{"name": "hf:eyes", "weights_sha256": "0123456789ab" + "0" * 52, "licence": "mit"}]
+    seen = [{"name": "hf:eyes", "weights_sha256": "0123456789ab" + "0" * 52, "licence": "cc-by-nd-4.0"}]
     (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"watchers": seen}))
     export_run(tmp_path / "run", tmp_path / "seen.dpd", ExportOptions(precision="fp32", codes_only=True))
     with zipfile.ZipFile(tmp_path / "seen.dpd") as archive:
         assert (
-            "| network that watched | hf:eyes, weights 0123456789ab…, licence mit |"
+            "| network that watched | hf:eyes, weights 0123456789ab…, licence cc-by-nd-4.0, which forbids derivatives |"
             in archive.read("MODEL_CARD.md").decode()
         )
     for bundle, names in ((tmp_path / "seen.dpd", ["hf:eyes"]), (matched / "codes.dpd", [])):
@@ -152,3 +152,7 @@ def test_networks_that_watched_are_named_at_the_site(matched: Path, tmp_path: Pa
         write_set(generate(load_bundle(bundle), ipc=1, provider="cpu"), out)
         assert json.loads((out / "dataset.json").read_text())["watchers"] == names
         assert open_set(out).published_watchers == tuple(names)
+        assert (
+            "Networks that watched beside the run's own, as the bundle claims: `hf:eyes`"
+            in (out / "README.md").read_text()
+        ) == (bool(names))

@@ -66,6 +66,22 @@ def test_from_keys_to_a_trusting_site(dpd: Dpd, tmp_path: Path) -> None:
     assert (tmp_path / "back.dpd").read_bytes() == site.read_bytes()
 
 
+def test_a_site_gives_away_its_public_key_alone(dpd: Dpd, tmp_path: Path) -> None:
+    pytest.importorskip("pyrage", reason="pyrage is not installed")
+    plain = as_zip(tmp_path, bundle_files())
+    made = dpd("keygen", "--age", "site")
+    sealed = dpd("encrypt", plain.name, "--out", "site.age", "--to", "site.pub")
+    dpd("encrypt", plain.name, "--out", "same.age", "--to", made["recipient"])
+    assert dpd("info", "site.age", "--key", "site.key")["hash"] == sealed["hash"]
+    assert "encrypted to a site's public key: pass --key FILE" in dpd("info", "site.age", code=3)
+    dpd("decrypt", "same.age", "--out", "back.dpd", "--key", "site.key")
+    assert (tmp_path / "back.dpd").read_bytes() == plain.read_bytes()
+    line = dpd("encrypt", plain.name, "--out", "x.age", "--to", "site.pub", "--key", "site.key", code=2)
+    assert "two ways to encrypt" in line
+    assert "secret identity" in dpd("encrypt", plain.name, "--out", "x.age", "--to", "site.key", code=2)
+    assert "leave them out" in dpd("keygen", "--age", "--encryption", "more", code=2)
+
+
 def test_what_a_site_demands_is_refused_before_anything_is_loaded(dpd: Dpd, tmp_path: Path) -> None:
     """The graphs of these bundles are no graphs: whatever opened one would fail otherwise."""
     site = as_zip(tmp_path, bundle_files())

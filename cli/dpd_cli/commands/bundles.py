@@ -105,12 +105,15 @@ def keygen_command(
     encryption: Annotated[
         bool, under("Security", "Make 32 random bytes for dpd encrypt instead of a signing pair.", "--encryption")
     ] = False,
+    age: Annotated[
+        bool, under("Security", "Make a site's pair of age instead: NAME.pub for dpd encrypt --to.", "--age")
+    ] = False,
     passphrase_file: Annotated[
         Path | None, under("Security", "Encrypt the private key with the passphrase in this file.")
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """Make a pair of ed25519 keys for signing, or an encryption key.
+    """Make a pair of signing keys, an encryption key, or a site's pair of age.
 
     Only you can read the secret files. Existing files are not overwritten.
 
@@ -118,7 +121,13 @@ def keygen_command(
         dpd keygen lab
         dpd keygen lab --passphrase-file secret.txt
         dpd keygen --encryption site
+        dpd keygen --age site
     """
+    if age:
+        if encryption or passphrase_file:
+            raise InputError("--age goes with neither --encryption nor --passphrase-file; leave them out")
+        _make_age_pair(name, json_output)
+        return
     from dpd_runtime.trust import (
         PUBLIC_SUFFIX,
         place_of_trust,
@@ -146,6 +155,20 @@ def keygen_command(
     print(f"key id  {public.id}")
 
 
+def _make_age_pair(name: Path, json_output: bool) -> None:
+    from dpd_runtime.age import write_age_pair
+    from dpd_runtime.trust import PUBLIC_SUFFIX
+
+    secret, recipient = write_age_pair(name)
+    public = secret.with_suffix(PUBLIC_SUFFIX)
+    if json_output:
+        print_json({"secret": str(secret), "public": str(public), "recipient": recipient})
+        return
+    print(f"secret     {secret}: for dpd generate --key; keep it at this site")
+    print(f"public     {public}: for dpd encrypt --to, at those who send bundles")
+    print(f"recipient  {recipient}")
+
+
 # -- `dpd encrypt` and `dpd decrypt`.
 
 
@@ -157,23 +180,42 @@ def encrypt_command(
             help="A .dpd file or bundle folder. Sign it first if it needs a signature. The input is not modified.",
         ),
     ],
-    out: Annotated[Path, under("Output", "The encrypted file, such as site.dpde.")],
-    key: Key = None,
+    out: Annotated[Path, under("Output", "The encrypted file, such as site.dpde or site.age.")],
+    key: Annotated[
+        Path | None,
+        under(
+            "Security",
+            "File of the 32 bytes of dpd keygen --encryption, or of a passphrase on one line. "
+            f"Default: the passphrase in the variable {PASSPHRASE_VARIABLE}.",
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        under(
+            "Security", "Public key of age of the site, or a file with some: no secret travels, and age opens it too."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     json_output: Json = False,
 ) -> None:
-    """Encrypt a bundle with a key or a passphrase (AES-256-GCM).
+    """Encrypt a bundle with a key or a passphrase, or to a site's public key.
 
+    A key or a passphrase encrypts with AES-256-GCM; --to makes a file of age.
     dpd generate, dpd info and dpd verify decrypt it in memory.
 
     Examples:
         dpd encrypt site.dpd --out site.dpde --key site.key
         dpd encrypt site.dpd --out site.dpde --key secret.txt
+        dpd encrypt site.dpd --out site.age --to site.pub
     """
+    from dpd_runtime.age import read_recipients
     from dpd_runtime.sealing import encrypt_bundle
 
-    secret = given_key(key)
-    opened = encrypt_bundle(bundle, out, secret, overwrite=overwrite)
+    if to is not None and key is not None:
+        raise InputError("--key and --to are two ways to encrypt; give one of them")
+    recipients = () if to is None else read_recipients(to)
+    secret = given_key(key) if to is None else None
+    opened = encrypt_bundle(bundle, out, secret, recipients=recipients, overwrite=overwrite)
     size = out.stat().st_size
     if json_output:
         print_json({"out": str(out), "bytes": size, "hash": opened.hash, **signature_facts(opened)})
@@ -183,7 +225,8 @@ def encrypt_command(
     print(
         f"signature  {f'by key {signature.key_id}; a site needs its .pub file' if untrusted else signature.describe()}"
     )
-    print(f"encrypted  {out}  {size / 1e6:.1f} MB, with {'a key' if isinstance(secret, bytes) else 'a passphrase'}")
+    way = f"to {counted(len(recipients), 'recipient')}" if recipients else "with a passphrase"
+    print(f"encrypted  {out}  {size / 1e6:.1f} MB, {'with a key' if isinstance(secret, bytes) else way}")
     print(f"hash       {opened.hash}")
     print(f"inside     {opened.manifest.name}, {opened.manifest.audit}")
 
@@ -201,6 +244,7 @@ def decrypt_command(
 
     Examples:
         dpd decrypt site.dpde --out site.dpd --key site.key
+        dpd decrypt site.age --out site.dpd --key site.key
     """
     from dpd_runtime.sealing import decrypt_bundle
 
@@ -361,7 +405,7 @@ def verify_command(
     allow_older: AllowOlder = False,
     json_output: Json = False,
 ) -> None:
-    """Check a bundle's hashes and signature, and compare its images with PyTorch's.
+    """Check a bundle's hashes, signature and graphs, and compare its images with PyTorch's.
 
     The bundle's golden images are generated again and compared with those that PyTorch computed at the export. Exit
     code 3: a file differs from bundle.json, or the signature of a trusted key is wrong. Exit code 1: the images differ
@@ -375,6 +419,7 @@ def verify_command(
     from dpd_runtime.networks import choose_provider, smallest_graph
 
     opened = open_bundle(bundle, key, trusted_key, require, allow_older=allow_older)
+    opened.check_graphs()
     smallest = smallest_graph(opened)
     provider, number = runtime_device(device, provider)
     chosen = choose_provider(

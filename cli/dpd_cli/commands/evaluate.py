@@ -5,7 +5,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpd_cli.options import Device, Json, Values, extras_of, given_values, options_of, require_torch, under
+from dpd_cli.options import (
+    Device,
+    Json,
+    Key,
+    Require,
+    TrustedKey,
+    Values,
+    extras_of,
+    given_values,
+    open_teacher,
+    options_of,
+    require_torch,
+    under,
+)
 from dpd_cli.terminal import Update, print_json, print_table, stage_progress, table
 from dpd_eval.options import EvaluateConfig  # noqa: TID253 -- loads no PyTorch
 from dpd_runtime.files import cache_folder, check_cache, check_file_place, dumps, write_atomically
@@ -22,6 +35,15 @@ Sets = Annotated[
 ]
 Train = Annotated[Path, under("Data", "Labelled real images. Baselines are taken from the training part.")]
 Test = Annotated[str, under("Data", "Folder of test images, or val for the validation part of --train.")]
+Teacher = Annotated[
+    Path | None,
+    under(
+        "Model",
+        "Also train on SET and on each baseline but full with this bundle's classifier answering every view in the "
+        "place of labels. dpd fit --teacher trains students by the recipe taught; give that, too.",
+        metavar="BUNDLE",
+    ),
+]
 Out = Annotated[Path | None, under("Output", "Also write the JSON result to this file.")]
 
 SHARES = {
@@ -41,8 +63,12 @@ def evaluate_command(
     train: Train,
     test: Test,
     out: Out = None,
+    teacher: Teacher = None,
     device: Device = "auto",
     json_output: Json = False,
+    key: Key = None,
+    trusted_key: TrustedKey = None,
+    require: Require = None,
     *,
     given: Values,
 ) -> None:
@@ -55,21 +81,22 @@ def evaluate_command(
         dpd evaluate set0/ set1/ --train data/train --test data/test --jobs 2
         dpd evaluate set/ --train data/train --test val --baselines random,full
         dpd evaluate set/ --train data/train --test val --students convnet,resnet
+        dpd evaluate set/ --train data/ --test val --teacher site.dpd --recipe taught
     """
     if out is not None:
         check_file_place("--out", out)
     config = EvaluateConfig(**given_values(given, EvaluateConfig, train))
     place = "val" if test == "val" else Path(test)
-    require_torch(*extras_of(config.reading, train, None if place == "val" else Path(test)))
-    from dpd_eval.inputs import check_asked, check_evaluation, open_compared
+    runtime = () if teacher is None else ("cpu",)
+    require_torch(*runtime, *extras_of(config.reading, train, None if place == "val" else Path(test)))
+    from dpd_eval.inputs import open_evaluation
     from dpd_train.config import check_device
 
-    check_asked(sets, config)
-    compared = open_compared(sets, train, place, config)  # type: ignore[arg-type]
-    check_evaluation(compared, config)
+    asked = open_teacher(teacher, key, trusted_key, require)
+    opened = open_evaluation(sets, config, train, place, asked)  # type: ignore[arg-type]
     check_device(device)
     check_cache(cache_folder("evaluate"))
-    from dpd_eval import evaluate  # loads PyTorch
+    from dpd_eval.evaluation import compare  # loads PyTorch
 
     with stage_progress() as stage:
         bar: list[Update] = []
@@ -79,15 +106,7 @@ def evaluate_command(
                 bar.append(stage("training students, %"))
             bar[0](round(100 * done / total), 100)  # one long training has parts: a count would not move
 
-        result = evaluate(
-            compared.sets,
-            config,
-            train=compared.train,
-            test=compared.test or "val",
-            device=device,
-            progress=tell,
-            stage=stage,
-        )
+        result = compare(opened, device=device, progress=tell, stage=stage)
     if out is not None:
         write_atomically(out, dumps(result.to_dict()))
     if json_output:
@@ -97,7 +116,7 @@ def evaluate_command(
 
 
 def print_evaluation(result: "Evaluation") -> None:
-    """Print accuracies by arm and by student, paired differences with verdicts, set metrics and notes."""
+    """Print accuracies by arm and by student, differences with verdicts, scores, set metrics and notes."""
     from rich.console import Console
 
     console = Console()
@@ -107,12 +126,14 @@ def print_evaluation(result: "Evaluation") -> None:
             print_table(console, f"OA % by student, IPC {ipc}", _students(result, ipc))
     for line in _comparisons(result):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for line in _ranking(result):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     for ipc in dict.fromkeys(row.ipc for row in result.metrics):
         title = f"first pair's images beside all real training images, IPC {ipc}"
         print_table(console, title, _metrics(result, ipc))
     if result.metrics:
         console.print(f"features: {result.extractor}", highlight=False, markup=False, soft_wrap=True)
-    if result.teacher:
+    if result.teacher and result.labels == "soft":
         console.print(f"soft labels: {result.teacher}", highlight=False, markup=False, soft_wrap=True)
     for note in result.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
@@ -132,6 +153,8 @@ def _shown(student: str) -> str:
 
 def _arms(result: "Evaluation") -> tuple[str, "Table"]:
     """Title and table of accuracies by arm. What all arms share, student or steps, is in the title alone."""
+    from dpd_eval.results import is_taught
+
     about = [f"{counted(result.test_images, 'test image')}", f"{result.resolution} px", f"recipe {result.recipe.name}"]
     students, steps = ({getattr(arm, name) for arm in result.arms} for name in ("student", "steps"))
     about += map(_shown, students) if len(students) == 1 else []
@@ -144,7 +167,8 @@ def _arms(result: "Evaluation") -> tuple[str, "Table"]:
         counts = (arm.ipc, arm.images, *((arm.steps,) if len(steps) > 1 else ()), len(arm.oa_runs))
         figures = (f"{100 * arm.oa_mean:.2f}", _std(arm), f"{100 * arm.aa:.2f}", f"{arm.kappa:.3f}")
         accuracies.add_row(*names, *map(str, counts), *figures)
-    return f"{', '.join(about)}, {result.labels} labels", accuracies
+    labels = f"{result.labels} labels" + (", taught … by a teacher" if any(map(is_taught, result.arm_names())) else "")
+    return f"{', '.join(about)}, {labels}", accuracies
 
 
 def _students(result: "Evaluation", ipc: int) -> "Table":
@@ -168,6 +192,17 @@ def _comparisons(result: "Evaluation") -> list[str]:
             f"{ends}{ratio}; at least {goal.ratio:g} × {goal.reference}: {goal.verdict}"
         )
     return lines
+
+
+def _ranking(result: "Evaluation") -> list[str]:
+    from dpd_eval.ranking import dd_ranking
+
+    return [
+        f"DD-Ranking ({_shown(row.student)}, IPC {row.ipc}, {row.labels} labels): label-robust score "
+        f"{row.label_robust:.3f}; {100 * row.recovery:+.2f} points behind all real images, "
+        f"{100 * row.improvement:+.2f} beyond random ones"
+        for row in (dd_ranking(result) if result.labels == "hard" else ())
+    ]
 
 
 def _metrics(result: "Evaluation", ipc: int) -> "Table":

@@ -18,14 +18,13 @@ from dpd_cli.options import (
     Values,
     extras_of,
     given_values,
-    open_bundle,
+    open_teacher,
     options_of,
     require_torch,
     under,
 )
 from dpd_cli.terminal import print_json, progress_bar
 from dpd_eval.options import FitConfig  # noqa: TID253 -- loads no PyTorch
-from dpd_runtime.errors import InputError
 from dpd_runtime.text import counted, shown
 from dpd_train.config import check_device  # noqa: TID253 -- loads no PyTorch
 
@@ -85,41 +84,26 @@ def fit_command(
     from dpd_runtime.classifier import check_place
 
     config = FitConfig(**given_values(given, FitConfig, own))
-    if teacher is None and (key or trusted_key or require):
-        raise InputError("--key, --trusted-key and --require are for a --teacher; give one, or leave them out")
     check_device(device)
     check_place(out, overwrite)
     require_torch("export", "cpu", *extras_of(config.reading, own))
-    from dpd_eval.inputs import check_fit
-    from dpd_eval.sets import open_set
-    from dpd_train.scenes import open_scenes
+    from dpd_eval.inputs import open_fit
 
-    made, mine = open_set(distilled), None if own is None else open_scenes(own, config)
-    asked = None if teacher is None else open_bundle(teacher, key, trusted_key, require)
-    check_fit(made, config, mine, asked, unlabelled)
+    asked = open_teacher(teacher, key, trusted_key, require)
+    inputs = open_fit(distilled, config, own, asked, unlabelled)
     import torch
 
     from dpd_distill.fitting import fit_classifier
 
     if config.backbone is not None and teacher is None:  # a teacher tells the backbone what the codes do not show it
-        line = _hint(config.network.removeprefix("hf:"), distilled, made.published_watchers)
+        line = _hint(config.network.removeprefix("hf:"), distilled, inputs.distilled.published_watchers)
         if line is not None:
             print(line, file=sys.stderr)
     started = time.monotonic()
     if threads:
         torch.set_num_threads(threads)
     with progress_bar("training the classifier") as progress:
-        record = fit_classifier(
-            made,
-            out,
-            config,
-            own=mine,
-            teacher=asked,
-            unlabelled=unlabelled,
-            device=device,
-            overwrite=overwrite,
-            progress=progress,
-        )
+        record = fit_classifier(inputs, out, device=device, overwrite=overwrite, progress=progress)
     _print(out, record, own, time.monotonic() - started, json_output)
 
 
@@ -136,7 +120,7 @@ def _hint(backbone: str, distilled: Path, watched: tuple[str, ...] | None) -> st
         return None
     return (
         f"note        {' and '.join(watched)} watched the codes of {distilled}, and not {public_name(backbone)}: a "
-        "network of another family learns less from them"
+        "network that did not watch may learn less from them"
     )
 
 

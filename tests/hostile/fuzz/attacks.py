@@ -28,6 +28,7 @@ import onnx
 from onnx import helper, numpy_helper
 from safetensors.numpy import load, save
 
+from dpd_runtime.age import MAGIC, write_age_pair
 from dpd_runtime.versions import versions
 from tests.hostile.fuzz.archive_mutations import inserted
 from tests.hostile.fuzz.graph_mutations import POLYGLOTS, before_the_output
@@ -124,6 +125,19 @@ def sparse_encrypted(material: Material, folder: Path) -> list[str]:
         file.truncate(2**33)
     (folder / "words").write_text("secret words\n")
     return _generate(folder / "site.dpde", "--key", str(folder / "words"))
+
+
+def of_age(recipients: int, size: int) -> Callable[[Material, Path], list[str]]:
+    """A file of age for nobody, with so many recipients of the shortest kind and of a size that takes no room."""
+
+    def make(material: Material, folder: Path) -> list[str]:
+        secret, _ = write_age_pair(folder / "site")
+        with (folder / "site.age").open("wb") as file:
+            file.write(MAGIC + b"-> a\n\n" * recipients + b"--- " + b"A" * 43 + b"\n" + bytes(16))
+            file.truncate(size)
+        return _generate(folder / "site.age", "--key", str(secret))
+
+    return make
 
 
 def golden(material: Material, **changes: Any) -> Material:
@@ -255,6 +269,8 @@ ATTACKS = [
     Attack(6, "sparse file of 2.8 GB", lambda material, folder: sparse(material, folder, UNET, 2_800_000_000)),
     Attack(6, "sparse terabyte", lambda material, folder: sparse(material, folder, "prompts.safetensors", 2**40)),
     Attack(6, "sparse encrypted file", sparse_encrypted),
+    Attack(6, "sparse file of age", of_age(1, 2**33)),
+    Attack(6, "file of age for ten thousand recipients", of_age(10_000, 2**17)),
     manifest(7, "audit as free text", lambda _: {"audit": "PASS, signed by trusted key lab"}),
     manifest(7, "audit without audit.json", lambda _: {"audit": "PASS"}),
     with_files(7, "audit.json contradicts", lambda material: material.with_json("audit.json", {"verdict": "PASS"})),

@@ -13,8 +13,10 @@ from dpd_runtime.bundle import load_bundle
 from dpd_runtime.classifier import ClassifierRecord, write_classifier
 from dpd_runtime.files import parse_json
 from dpd_runtime.manifest import FileEntry
+from tests.hostile.fuzz.wire import unvarint
 
 Files = dict[str, bytes]
+METADATA = 14  # field of onnx.ModelProto
 LEFT_OUT = ("classifier/", "text_encoder/", "tokenizer/", "MODEL_CARD.md")  # nothing of them is parsed at a site
 
 
@@ -44,12 +46,27 @@ class Material:
         return self.with_file(name, json.dumps(content).encode())
 
 
+def without_metadata(graph: bytes) -> bytes:
+    """What an attacker sends: a graph whose metadata contradict a changed file would be refused for that alone."""
+    kept, at = bytearray(), 0
+    while at < len(graph):
+        begin = at
+        tag, at = unvarint(graph, at)
+        value, at = unvarint(graph, at)  # a model has numbers, and bytes with their size
+        at += value if tag & 7 == 2 else 0
+        if tag >> 3 != METADATA:
+            kept += graph[begin:at]
+    return bytes(kept)
+
+
 def read_material(bundle: Path) -> Material:
     opened = load_bundle(bundle)
     files = {name: bytes(c) for name, c in opened.files.items() if not name.startswith(LEFT_OUT)}
+    files |= {name: without_metadata(content) for name, content in files.items() if name.endswith(".onnx")}
     manifest: dict[str, Any] = parse_json(opened.manifest.to_json(), "bundle.json")
     sampler = manifest["sampler"] | {"steps": 2, "candidates": 1, "compute_batch": 2}
-    return Material(files, manifest | {"sampler": sampler}, bytes(opened.files.get("classifier/model.onnx", b"")))
+    teacher = bytes(opened.files.get("classifier/model.onnx", b""))
+    return Material(files, manifest | {"sampler": sampler}, without_metadata(teacher) if teacher else b"")
 
 
 def as_zip(folder: Path, files: Files) -> Path:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from transformers import ViTConfig, ViTForImageClassification
 
 from dpd_distill import kept_speed
 from dpd_distill.distillation import networks_for
@@ -475,7 +476,7 @@ def test_networks_that_are_found_watch_and_judge_where_they_can(
     assert any(
         line.startswith("hf:b is on this machine and does not watch: gives numbers that are not") for line in lines
     )
-    assert lines[-1] == "hf:a judges the set beside convnet, although it watched, as no other is here"
+    assert lines[-1] == "hf:a judges the set beside convnet, although it watched, as no other here can judge"
     saved(vit_without, resnet)
     assert networks_for(enough) == ("own,hf:a,hf:c", "a", ANY)
     assert networks_for(enough, "own") == ("own", "a", ["hf:a judges the set beside convnet"])
@@ -487,6 +488,19 @@ def test_networks_that_are_found_watch_and_judge_where_they_can(
         replace(enough, quick=True, images=SEEN_OFTEN + 1): ("own,hf:a,hf:c", None, ANY),
     }.items():
         assert networks_for(other) == expected
+    saved(tmp_path / "networks" / "d", resnet)
+    shape = ViTConfig(image_size=32, patch_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1)
+    shape.num_attention_heads = 1
+
+    def of_nothing() -> ViTForImageClassification:
+        model = ViTForImageClassification(shape)
+        model.vit.layernorm.weight.data.fill_(math.nan)
+        return model
+
+    saved(tmp_path / "networks" / "e", of_nothing)  # the fourth that nothing spoke against, of another family
+    watchers, judge, lines = networks_for(enough)
+    assert (watchers, judge) == ("own,hf:a,hf:c", "d")
+    assert any(line.startswith("hf:e does not judge: hf:e: gives numbers that are not finite") for line in lines)
     monkeypatch.setattr("dpd_eval.hub.partial_model", headless)
     watchers, judge, lines = networks_for(enough, "own")
     assert judge is None

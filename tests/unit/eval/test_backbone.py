@@ -26,6 +26,7 @@ from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.errors import InputError
 from dpd_train.published import Colours
 from dpd_train.scene_set import to_float
+from tests.unit.train.test_published import broken, resnet, saved
 
 MEAN, STD = [0.48, 0.45, 0.4], [0.23, 0.22, 0.25]
 
@@ -84,6 +85,14 @@ def test_all_layers_are_tuned_at_a_smaller_side_where_the_model_takes_it(tmp_pat
             return logits
 
     assert Backbone(OneSize(), Colours(128, MEAN, STD)).reduced().colours.side == 128
+
+
+def test_a_backbone_that_cannot_be_used_is_refused_when_it_is_opened(tmp_path: Path) -> None:
+    bands, numbers = saved(tmp_path / "bands", lambda: resnet(13)), saved(tmp_path / "numbers", broken)
+    with pytest.raises(InputError, match=r"hf:.*bands: takes images of 13 bands, not of red, green and blue"):
+        open_backbone(str(bands), 3)
+    with pytest.raises(InputError, match=r"hf:.*numbers: gives numbers that are not finite; use another model"):
+        open_backbone(str(numbers), 3)
 
 
 def test_a_tuned_student_has_its_own_recipe_and_a_fitted_last_layer(

@@ -15,6 +15,7 @@ from dpd_eval import evaluate as compare
 from dpd_eval.inputs import EvaluationInputs, check_sight, open_compared, read_inputs
 from dpd_eval.report_records import read_evaluation
 from dpd_eval.selection import check_look, find_method
+from dpd_runtime.bundle import load_bundle
 from dpd_runtime.errors import DataError, InputError
 from dpd_train.reading import HeldOut, ImageOptions, parse_reading
 from dpd_train.scenes import read_scenes
@@ -131,6 +132,13 @@ def test_what_knows_rgb_alone_says_so_before_anything_is_trained(options: dict[s
     with pytest.raises(InputError, match=said):
         check_sight(of_four, EvaluateConfig(**options))
     check_sight(of_three, EvaluateConfig(**options))
+
+
+def test_a_teacher_sees_rgb_alone() -> None:
+    of_four, of_three = (EvaluationInputs(("set",), (s,), s, s, "val") for s in (scenes(4, 2), scenes(3, 2)))
+    with pytest.raises(InputError, match=r"--teacher .*: it sees 3 bands, these images have 4; leave it out"):
+        check_sight(of_four, EvaluateConfig(), load_bundle())
+    check_sight(of_three, EvaluateConfig(), load_bundle())
 
 
 def test_students_that_do_not_fit_the_bands_say_so_before_a_network_is_trained(

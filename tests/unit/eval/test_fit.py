@@ -10,16 +10,20 @@ import pytest
 import torch
 from PIL import Image
 from scipy.stats import binomtest
+from torch import nn
 
+from dpd_distill.fitting import fit_classifier
+from dpd_eval.backbones import Backbone
 from dpd_eval.fit import fit, held_out_of_set
-from dpd_eval.inputs import check_fit
+from dpd_eval.inputs import open_fit
 from dpd_eval.options import FitConfig
 from dpd_eval.recipe import load_recipe
 from dpd_eval.sets import open_set
 from dpd_eval.students import predict, train_student
-from dpd_runtime.errors import DataError, InputError
+from dpd_runtime.errors import BundleError, DataError, InputError
+from dpd_train.published import read_colours
 from dpd_train.reading import HeldOut
-from dpd_train.scenes import open_scenes, read_scenes
+from dpd_train.scenes import read_scenes
 from tests.unit.eval.test_backbone import write_vit
 
 RECIPE = """
@@ -52,7 +56,7 @@ def recipe(tmp_path: Path) -> str:
 def test_it_is_the_student_of_an_evaluation(tmp_path: Path, recipe: str) -> None:
     folder = write_set(tmp_path / "set", 8)
     scenes = read_scenes(folder, part="all")
-    fitted = fit(folder, FitConfig(recipe=recipe, seed=3))
+    fitted = fit(open_fit(folder, FitConfig(recipe=recipe, seed=3)))
     student = train_student("convnet", scenes.images, scenes.labels, 2, load_recipe(recipe), 3)
     for found, expected in zip(fitted.network.parameters(), student.parameters(), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
@@ -63,7 +67,7 @@ def test_it_is_the_student_of_an_evaluation(tmp_path: Path, recipe: str) -> None
 def test_without_own_images_a_second_training_is_measured_on_others_of_the_set(tmp_path: Path, recipe: str) -> None:
     folder = write_set(tmp_path / "set", 15)
     config = FitConfig(recipe=recipe, seed=3)
-    found = fit(folder, config).training["set_check"]
+    found = fit(open_fit(folder, config)).training["set_check"]
     scenes = read_scenes(folder, part="all")
     held = held_out_of_set(scenes, {})
     assert held is not None
@@ -83,7 +87,7 @@ def test_labels_by_chance_are_not_reported_as_learned(tmp_path: Path, recipe: st
         path.rename(path.with_name(f"x{number}.png"))
     for path in sorted(folder.rglob("*.png"))[::2]:  # every second image into the other folder
         path.rename(folder / ("B" if path.parent.name == "A" else "A") / path.name)
-    found = fit(folder, FitConfig(recipe=recipe, steps=400)).training["set_check"]
+    found = fit(open_fit(folder, FitConfig(recipe=recipe, steps=400))).training["set_check"]
     assert found["images"] == 24
     assert found["low"] < 0.5 < found["high"] + 0.1, "as by chance, however well the training images are known"
 
@@ -116,7 +120,7 @@ def test_images_of_one_prototype_and_near_duplicates_stay_on_one_side(tmp_path: 
 
 def test_own_images_train_too_and_others_of_them_measure(tmp_path: Path, recipe: str) -> None:
     folder, own = write_set(tmp_path / "set", 8), write_set(tmp_path / "own", 10, side=30, seed=1)
-    fitted = fit(folder, FitConfig(recipe=recipe, val_per_class=4), own=own)
+    fitted = fit(open_fit(folder, FitConfig(recipe=recipe, val_per_class=4), own))
     assert fitted.training["set"]["images"] == 16
     assert fitted.training["own"]["images"] == 12
     held = read_scenes(own, part="val", resolution=24, held_out=HeldOut(val_per_class=4))
@@ -132,8 +136,8 @@ def test_own_images_train_too_and_others_of_them_measure(tmp_path: Path, recipe:
 def test_a_backbone_is_probed_and_then_tuned(tmp_path: Path, recipe: str) -> None:
     folder, own = write_set(tmp_path / "set", 8), write_set(tmp_path / "own", 10, seed=1)
     vit = write_vit(tmp_path / "vit")
-    probed = fit(folder, FitConfig(recipe=recipe, backbone=str(vit), steps=0), own=own)
-    tuned = fit(folder, FitConfig(recipe=recipe, backbone=str(vit), steps=3), own=own)
+    probed = fit(open_fit(folder, FitConfig(recipe=recipe, backbone=str(vit), steps=0), own))
+    tuned = fit(open_fit(folder, FitConfig(recipe=recipe, backbone=str(vit), steps=3), own))
     bodies = [
         dict(fitted.network.model.model.vit.named_parameters())["layernorm.weight"].detach()
         for fitted in (probed, tuned)
@@ -144,15 +148,38 @@ def test_a_backbone_is_probed_and_then_tuned(tmp_path: Path, recipe: str) -> Non
     assert probed.validation["oa"] == tuned.validation["oa"] == 1
 
 
+def test_a_backbone_that_the_site_cannot_run_is_refused_before_its_training(
+    tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ranked(nn.Module):
+        """A last layer on cumulative products, which ONNX writes as an operator that no bundle needs."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.last(torch.cumprod(x.mean((2, 3)), 1))
+            return logits
+
+    vit, shown = write_vit(tmp_path / "vit"), list[int]()
+    inputs = open_fit(write_set(tmp_path / "set", 4), FitConfig(recipe=recipe, backbone=str(vit), steps=3))
+    colours = read_colours(vit, "x")
+    monkeypatch.setattr("dpd_eval.fit.open_backbone", lambda source, classes: Backbone(Ranked(), colours))
+    with pytest.raises((InputError, BundleError), match=r"cannot be written as ONNX|operator"):
+        fit_classifier(inputs, tmp_path / "model", progress=lambda done, total: shown.append(done))
+    assert shown == []
+
+
 def test_images_that_were_trained_on_measure_nothing(tmp_path: Path, recipe: str) -> None:
     folder = write_set(tmp_path / "set", 6)
     with pytest.raises(DataError, match=r"4 of the images that are held out are also in .*set, so they would"):
-        fit(folder, FitConfig(recipe=recipe, val_per_class=2), own=folder)
+        fit(open_fit(folder, FitConfig(recipe=recipe, val_per_class=2), folder))
 
 
 def test_no_images_are_held_out_where_none_are_wanted(tmp_path: Path, recipe: str) -> None:
     folder, own = write_set(tmp_path / "set", 4), write_set(tmp_path / "own", 4, seed=1)
-    fitted = fit(folder, FitConfig(recipe=recipe, val_per_class=0, steps=2), own=own)
+    fitted = fit(open_fit(folder, FitConfig(recipe=recipe, val_per_class=0, steps=2), own))
     assert fitted.validation == {}
     assert fitted.training["own"]["images"] == 8
 
@@ -174,24 +201,24 @@ def test_options_that_make_no_sense(options: dict[str, object], words: str) -> N
 def test_what_cannot_be_fitted_is_said_before_anything_is_trained(tmp_path: Path) -> None:
     folder, own = write_set(tmp_path / "set", 4), write_set(tmp_path / "own", 4, names=("A", "C"))
     with pytest.raises(DataError, match=r"its classes are not those of .*, first B; name the class folders alike"):
-        check_fit(open_set(folder), (options := FitConfig()), open_scenes(own, options))
+        open_fit(folder, FitConfig(), own)
     with pytest.raises(InputError, match="are for --own images; give some"):
-        check_fit(open_set(folder), FitConfig(val_per_class=3), None)
+        open_fit(folder, FitConfig(val_per_class=3))
     with pytest.raises(InputError, match="no student 'convnot'"):
-        check_fit(open_set(folder), FitConfig(student="convnot"), None)
+        open_fit(folder, FitConfig(student="convnot"))
     with pytest.raises(InputError, match=r"no such folder"):
-        check_fit(open_set(folder), FitConfig(backbone=str(tmp_path / "none")), None)
+        open_fit(folder, FitConfig(backbone=str(tmp_path / "none")))
     with pytest.raises(InputError, match="no recipe 'fast'"):
-        check_fit(open_set(folder), FitConfig(recipe="fast"), None)
+        open_fit(folder, FitConfig(recipe="fast"))
     Image.new("RGB", (40, 40)).save(folder / "A" / "x.png")
     with pytest.raises(DataError, match="has images of 2 sizes; give --resolution"):
-        check_fit(open_set(folder), FitConfig(), None)
-    check_fit(open_set(folder), FitConfig(resolution=24), None)
+        open_fit(folder, FitConfig())
+    open_fit(folder, FitConfig(resolution=24))
     for path in (folder / "B").iterdir():
         path.unlink()
     (folder / "B").rmdir()
     with pytest.raises(DataError, match="holds one class only"):
-        check_fit(open_set(folder), FitConfig(), None)
+        open_fit(folder, FitConfig())
     (tmp_path / "flat").mkdir()
     with pytest.raises(DataError, match="holds no class folders"):
-        check_fit(open_scenes(tmp_path / "flat"), FitConfig(), None)
+        open_fit(tmp_path / "flat", FitConfig())

@@ -11,19 +11,21 @@ STAIRS = Recipe(name="t", steps=600, batch=2, optimizer="sgd", peak_rate=0.1, de
 
 
 def test_shipped_recipes_are_read():
-    assert shipped_recipes() == ("paper", "quick", "taught", "tune")
+    assert shipped_recipes() == ("paper", "plain", "quick", "taught", "tune")
     quick, paper = load_recipe("quick"), load_recipe("paper")
     assert (quick.name, quick.steps, quick.full_steps, quick.d4) == ("quick", 1000, 4000, True)
     assert (paper.optimizer, paper.nesterov, paper.peak_rate, paper.weight_decay) == ("sgd", False, 1e-2, 5e-4)
     taught = load_recipe("taught")
     assert (taught.steps, taught.crop, taught.cutmix, taught.d4) == (10000, 0.5, 0.5, True)
+    assert load_recipe("plain") == replace(quick, name="plain", d4=False, shift=0, cutmix=0.0)
+    assert (quick.augments, load_recipe("plain").augments) == (True, False)
     tune = load_recipe("tune")
     assert (tune.steps, tune.full_steps, tune.peak_rate, tune.cutmix) == (1000, 0, 3e-4, 0)
     assert (paper.batch, paper.epochs, paper.decay, paper.crop, paper.flips) == (16, 1000, "multistep", 0.67, True)
 
 
 def test_bad_recipes_name_the_key(tmp_path):
-    with pytest.raises(InputError, match="no recipe 'slow': shipped are paper, quick, taught, tune"):
+    with pytest.raises(InputError, match="no recipe 'slow': shipped are paper, plain, quick, taught, tune"):
         load_recipe("slow")
     good = 'steps = 5\nbatch = 4\noptimizer = "sgd"\npeak_rate = 1\n'
     path = tmp_path / "mine.toml"
@@ -73,8 +75,8 @@ def test_keys_of_stored_trainings_outlive_new_recipe_keys(monkeypatch):
     changed = [replace(settled, crop=0.5), replace(settled, d4=False, flips=True), replace(settled, steps=999)]
     others = {training_key(*arguments, recipe, 3) for recipe in changed} | {
         training_key(*arguments, settled, 4),
-        training_key(*arguments, settled, 3, soft_hash="c"),
-        training_key(*arguments, settled, 3, soft_hash="d"),
+        training_key(*arguments, settled, 3, targets="c"),
+        training_key(*arguments, settled, 3, targets="d"),
     }
     assert len(others | {key}) == 7
 

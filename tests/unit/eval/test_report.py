@@ -20,7 +20,7 @@ from dpd_eval.report import Release, release, write_report
 from dpd_eval.report_charts import nice_ticks, style
 from dpd_eval.report_inputs import Inputs
 from dpd_eval.report_records import hide_paths, read_audit, read_evaluation, short_names
-from dpd_eval.report_tables import headline, outcome, verdict
+from dpd_eval.report_tables import class_table, everything, headline, outcome, verdict
 from dpd_eval.results import Evaluation, Repeats
 from dpd_eval.statistics import Interval
 from dpd_runtime.bench import bench
@@ -182,6 +182,34 @@ def test_a_site_with_images_of_its_own_is_shown_apart(tmp_path: Path) -> None:
     assert "Goal for the set with 5 real images per class of 90 % of the accuracy of the set" in words
 
 
+def test_what_a_teacher_adds_is_shown_apart_and_the_command_names_one(tmp_path: Path) -> None:
+    result = evaluation(baselines=("random", "full", "taught set", "taught random"), pairs={10: 8})
+    result = replace(result, config={"recipe": "quick"})
+    page, _ = one(tmp_path, result)
+    found = verdict(read_evaluation(result.to_dict(), "x", "x"))
+    titles = ["Against random real images", "Against the full real training data", "The set under the teacher"]
+    assert [group.title for group in found.groups] == titles
+    assert [sentence.text.split(" at IPC")[0] for sentence in found.groups[2].sentences] == [
+        "The set under the teacher and the set cannot be told apart",
+        "The set under the teacher is behind the full real training data",
+        "The set under the teacher and random real images under the teacher cannot be told apart",
+    ]
+    assert "--teacher BUNDLE" in page.text.split("dpd evaluate ")[1]
+    labels = {arm: row[3].text for arm, *row in ((r[0].text, *r) for r in everything(result).rows)}
+    assert labels["random real images"] == "hard"
+    assert labels["the set under the teacher"] == labels["random real images under the teacher"] == "teacher"
+
+
+def test_the_set_is_not_compared_with_itself_under_a_teacher(tmp_path: Path) -> None:
+    result = evaluation(baselines=("taught set",), pairs={10: 8})
+    found = verdict(read_evaluation(result.to_dict(), "x", "x"))
+    assert found.headline == "The set was compared with nothing: the evaluation has no baseline."
+    assert [group.title for group in found.groups] == ["The set under the teacher"]
+    table = class_table(result, result.settings()[0])
+    assert table is not None
+    assert not any("−" in column for column in table.columns)
+
+
 def test_few_pairs_validation_images_and_one_set_are_said(tmp_path: Path) -> None:
     result = replace(evaluation(pairs={10: 4}), test_part="val", test="val", sets=("set0",))
     page, _ = one(tmp_path, result)
@@ -224,7 +252,7 @@ def test_soft_labels_are_named(tmp_path: Path) -> None:
 
 def test_no_baseline_is_no_verdict(tmp_path: Path) -> None:
     record = read_evaluation(evaluation(baselines=()).to_dict(), "x", "x")
-    assert headline(verdict(record).groups) == "Nothing was compared: the evaluation has no baseline."
+    assert headline(verdict(record).groups) == "The set was compared with nothing: the evaluation has no baseline."
 
 
 def test_an_audit_is_in_the_verdict_and_its_lack_too(tmp_path: Path) -> None:

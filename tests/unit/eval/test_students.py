@@ -44,6 +44,21 @@ def test_cost_of_the_others_at_64_px():
     assert costs["vit-tiny"] == pytest.approx((4 * 65 * 12 * 96**2 + 64 * 192 * 96 + 960) / 1e6)
 
 
+def test_convnet_d3_is_that_of_the_literature():
+    """At 32 px it has 320,010 weights (Zhao et al. 2021); the linear layer sees four times as many places at 64 px."""
+    network = build_student("convnet-d3", 10, 0)
+    assert sum(p.numel() for p in network.parameters()) == 320_010 - (128 * 4 * 4 * 10 + 10) + (128 * 8 * 8 * 10 + 10)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    x, weights = images, [value for name, value in network.state_dict().items() if name.startswith("body")]
+    for kernel, bias, scale, shift in zip(*[iter(weights)] * 4, strict=True):
+        maps = torch.nn.functional.conv2d(x, kernel, bias, padding=1)
+        away = maps - maps.mean((2, 3), keepdim=True)
+        normed = away / (maps.var((2, 3), unbiased=False, keepdim=True) + 1e-5).sqrt()
+        rectified = (normed * scale[:, None, None] + shift[:, None, None]).relu()
+        x = rectified.unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).mean((3, 5))
+    torch.testing.assert_close(network(images), network.head(x.flatten(1)), rtol=1e-4, atol=1e-4)
+
+
 def test_names_are_known_without_pytorch() -> None:
     assert tuple(STUDENTS) == NAMES
 

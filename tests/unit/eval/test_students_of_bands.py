@@ -17,6 +17,7 @@ from tests.banded import COUNTS, scenes
 
 FIRST = {
     "convnet": 32**2 * 9 * 16,
+    "convnet-d3": 64**2 * 9 * 128,
     "resnet": 32**2 * 49 * 32,
     "resnet18": 32**2 * 49 * 64,
     "mobilenetv2": 32**2 * 9 * 16,

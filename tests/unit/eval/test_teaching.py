@@ -1,6 +1,7 @@
 """A bundle's teacher answers every view: what a student learns of it, and which teachers are refused."""
 
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,22 +14,28 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from dpd_eval import EvaluateConfig, evaluate
+from dpd_eval.arms import describe_student
 from dpd_eval.attacks import Scores, membership_tests
 from dpd_eval.fit import fit
-from dpd_eval.inputs import check_fit
+from dpd_eval.inputs import open_evaluation, open_fit
+from dpd_eval.networks import ConvNet
 from dpd_eval.options import FitConfig
 from dpd_eval.recipe import load_recipe
-from dpd_eval.sets import open_set
-from dpd_eval.students import View, build_student, labelled_lesson, taught_lesson, train_on
-from dpd_eval.teaching import TEMPERATURE, open_teacher, read_unlabelled
-from dpd_runtime.bundle import load_bundle
+from dpd_eval.results import Setting
+from dpd_eval.students import TEMPERATURE, View, build_student, labelled_lesson, predict, taught_lesson, train_on
+from dpd_eval.teaching import open_teacher, read_unlabelled, teacher_of
+from dpd_runtime.bundle import load_bundle, weights_of
 from dpd_runtime.classifier import ClassifierRecord, classifier_card, images_below
 from dpd_runtime.errors import BundleError, DataError, InputError
+from dpd_runtime.networks import TEACHER
 from dpd_runtime.sealing import FileEntry, write_audited
+from dpd_train.compute import one_thread
 from dpd_train.context import load_run
 from dpd_train.run import open_run
 from dpd_train.scene_set import to_float
 from dpd_train.scenes import read_scenes
+from tests.unit.eval.test_backbone import write_vit
 from tests.unit.eval.test_fit import write_set
 
 SHORT = replace(load_recipe("taught"), steps=30, batch=8, warmup=3, precision="fp32")
@@ -187,40 +194,38 @@ def test_a_teacher_that_its_audit_failed_is_refused(bundle: Path, distilled: Pat
     with pytest.raises(
         InputError, match=r"failed\.dpd: its audit failed it \(membership of the teacher, log-odds: AUC\)"
     ):
-        check_fit(open_set(distilled), FitConfig(), None, failed)
+        open_fit(distilled, FitConfig(), None, failed)
     others = audited(bundle, tmp_path / "others.dpd", [*told(0, "teacher"), *told(3, "VAE decoder")])
-    check_fit(open_set(distilled), FitConfig(), None, load_bundle(others))  # another part of the bundle failed
+    open_fit(distilled, FitConfig(), None, load_bundle(others))  # another part of the bundle failed
 
 
 def test_a_teacher_that_nobody_tested_teaches_with_a_warning(
     bundle: Path, distilled: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = open_set(distilled)
-    check_fit(made, FitConfig(), None, load_bundle(bundle))
+    open_fit(distilled, FitConfig(), None, load_bundle(bundle))
     assert "was not audited: nobody tested whether its teacher tells who was in its training" in caplog.text
     caplog.clear()
-    check_fit(made, FitConfig(), None, load_bundle(audited(bundle, tmp_path / "a.dpd", told(0, "VAE decoder"))))
+    open_fit(distilled, FitConfig(), None, load_bundle(audited(bundle, tmp_path / "a.dpd", told(0, "VAE decoder"))))
     assert "a.dpd: its audit did not test its teacher" in caplog.text
     caplog.clear()
-    check_fit(made, FitConfig(), None, load_bundle(audited(bundle, tmp_path / "b.dpd", told(0, "teacher"))))
+    open_fit(distilled, FitConfig(), None, load_bundle(audited(bundle, tmp_path / "b.dpd", told(0, "teacher"))))
     assert "audit" not in caplog.text
 
 
 def test_what_a_teacher_cannot_do_is_said_first(bundle: Path, matched: Path, distilled: Path, tmp_path: Path) -> None:
-    opened = open_set(distilled)
     with pytest.raises(InputError, match=r"--teacher: the bundle holds no teacher .* exported without --codes-only"):
-        check_fit(opened, FitConfig(), None, load_bundle(matched / "codes.dpd"))
-    others = open_set(write_set(tmp_path / "others", 2, names=(*classes_of(bundle), "Elsewhere")))
+        open_fit(distilled, FitConfig(), None, load_bundle(matched / "codes.dpd"))
+    others = write_set(tmp_path / "others", 2, names=(*classes_of(bundle), "Elsewhere"))
     with pytest.raises(
-        DataError, match=r"it does not know 1 class of the set, first Elsewhere; name the class folders"
+        DataError, match=r"it does not know 1 class of the data, first Elsewhere; name the class folders"
     ):
-        check_fit(others, FitConfig(), None, load_bundle(bundle))
+        open_fit(others, FitConfig(), None, load_bundle(bundle))
     with pytest.raises(InputError, match="--steps 0: a teacher answers the views of a training"):
-        check_fit(opened, FitConfig(backbone="x", steps=0), None, load_bundle(bundle))
+        open_fit(distilled, FitConfig(backbone="x", steps=0), None, load_bundle(bundle))
     with pytest.raises(InputError, match=r"--unlabelled .*set: nobody says what they show; give --teacher BUNDLE, too"):
-        check_fit(opened, FitConfig(), None, None, distilled)
+        open_fit(distilled, FitConfig(), None, None, distilled)
     with pytest.raises(DataError, match="nowhere: no such file or folder"):
-        check_fit(opened, FitConfig(), None, load_bundle(bundle), tmp_path / "nowhere")
+        open_fit(distilled, FitConfig(), None, load_bundle(bundle), tmp_path / "nowhere")
 
 
 # -- Images without labels.
@@ -269,7 +274,7 @@ def test_a_fit_is_the_lesson_of_the_teacher_and_the_card_says_so(bundle: Path, d
     first = next(path for path in (distilled / classes[0]).iterdir())
     (tmp_path / "others" / "x.png").write_bytes(first.read_bytes())  # the set's own image is asked about once
     config = FitConfig(steps=4, seed=3)
-    fitted = fit(distilled, config, teacher=opened, unlabelled=tmp_path / "others")
+    fitted = fit(open_fit(distilled, config, teacher=opened, unlabelled=tmp_path / "others"))
     parts = made.images, np.concatenate([pixels(1, 24, number) for number in range(6)])
     lesson = taught_lesson(parts, open_teacher(opened, classes, torch.get_num_threads()), TEMPERATURE)
     recipe = replace(load_recipe("taught"), steps=4, warmup=3)
@@ -293,12 +298,12 @@ def test_own_images_keep_their_labels_and_those_held_out_are_shown_to_nobody(
     config = FitConfig(steps=4, val_per_class=2)
     (tmp_path / "more").mkdir()
     Image.fromarray(pixels(1, 24, 9)[0]).save(tmp_path / "more" / "a.png")
-    fitted = fit(distilled, config, own=own, teacher=load_bundle(bundle), unlabelled=tmp_path / "more")
+    fitted = fit(open_fit(distilled, config, own=own, teacher=load_bundle(bundle), unlabelled=tmp_path / "more"))
     count = len(classes_of(bundle))
     assert fitted.validation["images"] == 2 * count
     assert (fitted.training["own"]["images"], fitted.training["unlabelled"]["images"]) == (3 * count, 1)
     with pytest.raises(DataError, match="no image is left"):
-        fit(distilled, config, own=own, teacher=load_bundle(bundle), unlabelled=own)
+        fit(open_fit(distilled, config, own=own, teacher=load_bundle(bundle), unlabelled=own))
 
 
 def test_a_student_that_fits_itself_asks_no_teacher(
@@ -309,5 +314,149 @@ def test_a_student_that_fits_itself_asks_no_teacher(
             raise AssertionError("the teacher would be passed over in silence")
 
     monkeypatch.setattr("dpd_eval.fit.build_student", lambda name, classes, seed: Alone())
-    with pytest.raises(InputError, match="--student convnet: it fits itself and asks no teacher; give another"):
-        fit(distilled, FitConfig(steps=2), teacher=load_bundle(bundle))
+    with pytest.raises(InputError, match="student convnet: it fits itself and asks no teacher; give another"):
+        fit(open_fit(distilled, FitConfig(steps=2), teacher=load_bundle(bundle)))
+
+
+# -- The arms of an evaluation.
+
+
+@pytest.fixture
+def scenes(tmp_path: Path, bundle: Path) -> dict[str, Path]:
+    names = classes_of(bundle)
+    parts = {"train": (8, 3), "test": (4, 4), "set": (3, 5)}
+    return {part: write_set(tmp_path / part, count, seed=seed, names=names) for part, (count, seed) in parts.items()}
+
+
+def test_an_evaluation_sets_the_teachers_worth_apart_from_the_sets(
+    bundle: Path, scenes: dict[str, Path], tmp_path: Path
+) -> None:
+    opened, recipe = load_bundle(bundle), replace(SHORT, steps=8)
+    config = EvaluateConfig(ipc=(3,), pairs=2, baselines=("random", "full"), metrics=False, resolution=SIDE)
+    found = evaluate(
+        [scenes["set"]],
+        config,
+        train=scenes["train"],
+        test=scenes["test"],
+        teacher=opened,
+        recipe=recipe,
+        cache=tmp_path / "cache",
+    )
+    assert found.arm_names() == ("set", "random", "full", "taught set", "taught random")
+    compared = {(row.arm, row.reference) for row in found.differences}
+    under = {("taught set", reference) for reference in ("set", "full", "taught random")}
+    assert compared == {("set", "random"), ("set", "full")} | under
+    words = f"the classifier of bundle {opened.manifest.name}, {opened.hash[:12]}…"
+    assert [
+        note for note in found.notes if note.startswith(f"arms taught …: {words}, unsigned, audit unaudited, answered")
+    ]
+    assert "dpd fit --teacher --student follows the recipe taught (10000 steps), these students another" in found.notes
+    assert found.teacher == words.removeprefix("the ")
+    assert "onnxruntime" in " ".join(found.versions)
+    assert found.fingerprints["the teacher's bundle"] == opened.hash
+    made, tested = (read_scenes(scenes[part], part="all", resolution=SIDE) for part in ("set", "test"))
+    answers = open_teacher(opened, made.classes, 1)
+    for seed, share in enumerate(found.arm("taught set", Setting("convnet", 3)).oa_runs):
+        student = build_student("convnet", len(made.classes), seed)
+        with one_thread():
+            train_on(student, [taught_lesson((made.images,), answers, TEMPERATURE)], recipe, seed)
+            assert share == pytest.approx((predict(student, tested.images, "fp32") == tested.labels).mean())
+    again = evaluate(
+        [scenes["set"]],
+        replace(config, baselines=()),
+        train=scenes["train"],
+        test=scenes["test"],
+        teacher=load_bundle(bundle),
+        recipe=recipe,
+        cache=tmp_path / "cache",
+    )
+    assert [arm.cached for arm in again.arms] == [2, 2]
+
+
+def test_what_decides_a_teachers_answers_is_in_the_key_of_a_training(bundle: Path) -> None:
+    names = classes_of(bundle)
+    opened = load_bundle(bundle)
+    same = teacher_of(opened, names).identity
+    assert teacher_of(load_bundle(bundle), list(names)).identity == same
+    other = opened.files | {TEACHER: opened.files[TEACHER] + b"x"}
+    others = [
+        teacher_of(opened, names[::-1]).identity,  # students of other classes take other columns
+        teacher_of(replace(opened, classes=opened.classes[::-1]), names).identity,
+        teacher_of(replace(opened, files=other), names).identity,
+        teacher_of(replace(opened, files=opened.files | {weights_of(TEACHER): b"x"}), names).identity,
+    ]
+    assert len({same, *others}) == 5
+
+
+def test_other_processes_get_the_teachers_graph_and_no_key(bundle: Path) -> None:
+    opened = replace(load_bundle(bundle), key="a secret passphrase", raw=b"raw bytes")
+    sent = pickle.dumps(teacher_of(opened, classes_of(bundle)))
+    assert opened.files[TEACHER] in sent
+    assert not [name for name in opened.files if name != TEACHER and len(name) > 9 and opened.files[name] in sent]
+    assert b"a secret passphrase" not in sent
+    assert b"raw bytes" not in sent
+
+
+def test_a_teacher_that_cannot_answer_ends_the_evaluation_before_images_are_read(
+    bundle: Path, scenes: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpd_runtime.networks.run_to", lambda engine, graph, shape, **inputs: np.full(shape, np.nan))
+    monkeypatch.setattr("dpd_eval.evaluation.read_inputs", lambda *_: pytest.fail("images were read"))
+    with pytest.raises(BundleError, match="gave no probabilities"):
+        evaluate([scenes["set"]], train=scenes["train"], test=scenes["test"], teacher=load_bundle(bundle))
+
+
+def test_a_student_that_fits_itself_is_refused_before_others_are_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Alone(ConvNet):
+        def fit(self, images: np.ndarray, labels: np.ndarray, soft: np.ndarray | None) -> None:
+            raise AssertionError("the teacher would be passed over in silence")
+
+    monkeypatch.setattr("dpd_eval.arms.build_student", lambda name, classes, seed, bands: Alone(classes))
+    assert describe_student("alone", 3, SIDE).parameters > 0
+    with pytest.raises(InputError, match="student alone: it fits itself and asks no teacher"):
+        describe_student("alone", 3, SIDE, taught=True)
+
+
+@pytest.mark.full
+def test_trainings_in_other_processes_ask_the_same_teacher(
+    bundle: Path, scenes: dict[str, Path], tmp_path: Path
+) -> None:
+    config = EvaluateConfig(ipc=(2,), pairs=2, metrics=False, resolution=SIDE)
+    here, apart = (
+        evaluate(
+            [scenes["set"]],
+            replace(config, jobs=jobs),
+            train=scenes["train"],
+            test=scenes["test"],
+            teacher=load_bundle(bundle),
+            recipe=SHORT,
+            cache=tmp_path / str(jobs),
+        )
+        for jobs in (1, 2)
+    )
+    assert [arm.confusion for arm in here.arms] == [arm.confusion for arm in apart.arms]
+
+
+def test_two_students_of_one_name_could_not_be_told_apart(scenes: dict[str, Path], tmp_path: Path) -> None:
+    students = tuple(f"probe:hf:{write_vit(tmp_path / place / 'eyes')}" for place in ("one", "two"))
+    with pytest.raises(InputError, match="two are called probe:hf:eyes, which tables could not tell apart"):
+        open_evaluation([scenes["set"]], EvaluateConfig(students=students), scenes["train"], scenes["test"])
+    open_evaluation([scenes["set"]], EvaluateConfig(students=students[:1]), scenes["train"], scenes["test"])
+
+
+def test_evaluations_that_no_teacher_can_join(bundle: Path, scenes: dict[str, Path], tmp_path: Path) -> None:
+    failed = audited(bundle, tmp_path / "failed.dpd", told(3, "teacher"))
+
+    def opened(teacher: Path, **options: Any) -> None:
+        open_evaluation(
+            [scenes["set"]], EvaluateConfig(**options), scenes["train"], scenes["test"], load_bundle(teacher)
+        )
+
+    opened(bundle)
+    with pytest.raises(InputError, match="a student learns from one teacher; leave one out"):
+        opened(bundle, soft_labels=True)
+    with pytest.raises(InputError, match=r"its audit failed it"):
+        opened(failed)
+    probe = f"probe:hf:{write_vit(tmp_path / 'vit')}"
+    with pytest.raises(InputError, match=r"student probe:.* is fitted and asks no teacher; evaluate it without one"):
+        opened(bundle, students=(probe,))

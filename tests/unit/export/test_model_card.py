@@ -18,7 +18,7 @@ from dpd_export.compile import GENERATED
 from dpd_runtime import load_bundle
 from dpd_runtime.manifest import FileEntry, Manifest
 from dpd_runtime.sampler import BlockGuidance, Sampler
-from dpd_train.base_files import nano_folder
+from dpd_train.base_files import hub_id, nano_folder
 from dpd_train.bases import load_base
 
 ABSOLUTE = re.compile(r"(?<![\w.])/\w|[A-Za-z]:\\|~/")  # /home, C:\, ~/
@@ -108,7 +108,8 @@ def test_nothing_local_is_in_it(run: Path, card: str) -> None:
 
 def test_hugging_face_reads_the_front_matter(card: str) -> None:
     read = ModelCard(card)
-    assert (read.data.license, read.data.library_name) == ("apache-2.0", "dpd-distill")
+    assert (read.data.license, read.data.library_name) == ("other", "dpd-distill")
+    assert read.data.license_name == "base: Apache-2.0; data: drawn \\| by us"
     assert "dataset-distillation" in read.data.tags
     assert read.text.lstrip().startswith("# tiny\n")
 
@@ -231,11 +232,38 @@ def test_a_base_of_one_folder_is_told_without_shares_or_crops() -> None:
     assert not {"--shares", "--crops"} & set(pretrain)
 
 
+def test_the_hub_links_a_base_that_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder may have a name like an id, and what it is called is nobody's business."""
+    cache = tmp_path / "cache"
+    snapshot = cache / "models--org--base" / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (cache / "models--org--base" / "refs").mkdir()
+    (cache / "models--org--base" / "refs" / "main").write_text("0123")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    (tmp_path / "customer" / "secret").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    found = {
+        name: hub_id(name) for name in ("org/base", "customer/secret", "gone/base", "nano", str(tmp_path), "no id")
+    }
+    assert found == {**dict.fromkeys(found), "org/base": "org/base"}
+    content = hand_made(base_model="org/base")
+    assert ModelCard(model_card(content).decode()).data.base_model == "org/base"
+    assert ModelCard(model_card(replace(content, base_model=None)).decode()).data.base_model is None
+
+
 @pytest.mark.parametrize("licence", ['Ours: "only"\nhere', "a | b", "# no"])
 def test_a_licence_of_ones_own_stays_one_line_of_yaml(licence: str) -> None:
     content = hand_made()
     manifest = replace(content.manifest, licences={"base": licence, "data": licence})
     read = ModelCard(model_card(replace(content, manifest=manifest)).decode())
     assert read.data.license == "other"
-    assert read.data.license_name == " ".join(licence.split()).replace("|", "\\|")
+    said = " ".join(licence.split()).replace("|", "\\|")
+    assert read.data.license_name == f"base: {said}; data: {said}"
     assert asdict(manifest)["licences"]["data"] == licence
+
+
+def test_the_hub_names_one_licence_where_base_and_data_have_one() -> None:
+    content = hand_made()
+    for data, named in (("MIT", "mit"), ("CC-BY-NC-4.0", "other")):
+        manifest = replace(content.manifest, licences={"base": "MIT", "data": data})
+        assert ModelCard(model_card(replace(content, manifest=manifest)).decode()).data.license == named

@@ -37,6 +37,7 @@ from tests.unit.private.test_release import seeded
 from tests.unit.train.test_matching import CLASSES, SIDE, network
 
 CPU = torch.device("cpu")
+NAMES = ("dark", "medium", "bright")
 
 
 def textured(count: int, seed: int, shift: float, contrast: float) -> torch.Tensor:
@@ -166,7 +167,7 @@ def test_the_classifier_is_the_mean_of_all_discriminants_and_views(
         each = [choice.Discriminant(own, found)(watcher.z(view)) for watcher, own in pairs for view in views]
     torch.testing.assert_close(scores, torch.stack(each).mean(0).float(), atol=1e-3, rtol=1e-3)
     assert float((scores.argmax(1) == labels).float().mean()) > 0.97
-    export_classifier(classifier, to_uint8(images[:2].numpy()), tmp_path)
+    export_classifier(classifier, to_uint8(images[:2].numpy()), NAMES, tmp_path)
     engine = HERE.load((tmp_path / GRAPH_NAME).read_bytes(), Provider("cpu", ""), 1, None, GRAPH_NAME, Compilation())
     again = engine.run(**{INPUT: images.numpy()})
     assert (again.argmax(1) == scores.argmax(1).numpy()).all()

@@ -15,7 +15,7 @@ from dpd_runtime.bundle import Bundle
 from dpd_runtime.classes import check_class_name
 from dpd_runtime.errors import BundleError
 from dpd_runtime.formats import FORMATS
-from dpd_runtime.generation import resolve_sampler, sampler_settings
+from dpd_runtime.generation import Generation, resolve_sampler, sampler_settings
 from dpd_runtime.sampler import BlockGuidance, Sampler
 from dpd_runtime.set_card import dataset_card
 from tests.drawn import Drawn, need, opened, write
@@ -100,6 +100,27 @@ def test_texts_of_a_bundle_stay_texts() -> None:
     assert [(int(n), text.replace("&quot;", '"').replace("&amp;", "&").replace("&#x27;", "'")) for n, text in rows] == [
         (number, name) for number, name in enumerate(names)
     ]
+
+
+@pytest.mark.parametrize(
+    ("licences", "ipc", "licence", "size"),
+    [
+        ({"base": "Apache-2.0", "data": "apache-2.0"}, 3, "apache-2.0", "n<1K"),
+        ({"base": "Apache-2.0", "data": "EuroSAT (MIT)"}, 99, "other", "n<1K"),
+        ({"base": "ours", "data": "ours"}, 100, "other", "1K<n<10K"),
+        ({"base": "MIT"}, 999, "other", "1K<n<10K"),
+        ({}, 100_000, "other", "1M<n<10M"),
+    ],
+)
+def test_the_hub_reads_licence_size_and_tags(licences: dict[str, str], ipc: int, licence: str, size: str) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    pytest.importorskip("onnxruntime")
+    bundle = opened()
+    manifest = replace(bundle.manifest, licences=licences)
+    made = Generation(replace(bundle, manifest=manifest), ipc=ipc, provider="cpu")
+    read = hub.DatasetCard(dataset_card(made, Output(), "0")).data
+    assert (read.license, read.size_categories, read.task_categories) == (licence, [size], ["image-classification"])
+    assert "dataset-distillation" in read.tags
 
 
 def test_a_card_is_bounded() -> None:

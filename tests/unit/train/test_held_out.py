@@ -2,10 +2,13 @@
 
 import csv
 import hashlib
+import math
 import shutil
+import warnings
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dpd_runtime.errors import DataError, InputError
-from dpd_train.reading import HeldOut, choose_groups, joined
+from dpd_train.rasters import centre_of
+from dpd_train.reading import HeldOut, cell_of, choose_groups, joined
 from dpd_train.scene_set import SceneSet, hashes_of, scenes_of
 from dpd_train.scenes import read_scenes
 from tests.tiny import drawn_scenes
@@ -93,8 +97,131 @@ def test_groups_that_cannot_be_used_are_named(scenes: Path) -> None:
         HeldOut(groups="a", split="names")
     with pytest.raises(InputError, match="neither a column nor a regular expression"):
         HeldOut(groups="(")
+    for wrong in ("cells:", "cells:0", "cells:ten", "cells:-3"):
+        with pytest.raises(InputError, match=f"--groups {wrong}: give the side of the cells in kilometres"):
+            HeldOut(groups=wrong)
     with pytest.raises(InputError, match="--val-per-class is -1"):
         HeldOut(val_per_class=-1)
+
+
+EARTH_KM = 6371.0
+
+
+def distance(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """Kilometres of a great circle (haversine) between two (longitude, latitude)."""
+    (a, b), (c, d) = (tuple(map(math.radians, place)) for place in (one, other))
+    h = math.sin((d - b) / 2) ** 2 + math.cos(b) * math.cos(d) * math.sin((c - a) / 2) ** 2
+    return 2 * EARTH_KM * math.asin(math.sqrt(h))
+
+
+LON, LAT = st.floats(-180, 180), st.floats(-80, 80)
+
+
+@given(lon=LON, lat=LAT, side=st.floats(0.1, 100), east=st.floats(-1, 1), north=st.floats(-1, 1))
+def test_places_of_one_cell_are_near_and_far_ones_are_not_in_it(
+    lon: float, lat: float, side: float, east: float, north: float
+) -> None:
+    away = 3 * side / 111.195
+    other = (
+        min(180, max(-180, lon + east * away / math.cos(math.radians(lat)))),
+        min(80, max(-80, lat + north * away)),
+    )
+    if cell_of(lon, lat, side) == cell_of(*other, side):
+        assert distance((lon, lat), other) < 1.6 * side
+
+
+@pytest.mark.parametrize(("lon", "lat"), [(10, 0), (10, 47), (-70, -60), (179.5, 30)])
+def test_cells_have_the_side_that_was_asked_for(lon: float, lat: float) -> None:
+    """A square of 90 km holds 81 cells of 10 km, and at most a row and a column more of those on its border."""
+    steps = np.arange(0.5, 90) / 111.195
+    places = [((lon + x / math.cos(math.radians(lat)) + 180) % 360 - 180, lat + y) for x in steps for y in steps]
+    found = Counter(cell_of(*place, 10.0) for place in places)
+    assert 81 <= len(found) <= 110
+    assert 85 < max(found.values()) <= 121  # places a kilometre apart
+
+
+def test_cells_at_the_date_line_and_at_the_poles() -> None:
+    assert cell_of(180, 12, 10) == cell_of(-180, 12, 10)
+    for pole in (-90, 90):
+        assert len({cell_of(lon, pole, 100) for lon in range(-180, 180, 5)}) <= 8
+    assert all(" -" not in cell_of(lon, 89.95, 100) for lon in (-170, 10, 170))
+
+
+def test_cells_by_the_columns_of_a_list(scenes: Path) -> None:
+    """Rows lie along the equator, four kilometres apart; a cell of ten holds two or three of them."""
+    rows, places = [], {}
+    for folder in sorted(scenes.iterdir()):
+        for number, path in enumerate(sorted(folder.iterdir())):
+            longitude = 10 + number * 4 / 111.195
+            rows.append([str(path.relative_to(scenes)), folder.name, f"{longitude:.6f}", "0.01"])
+            places[rows[-1][0]] = (longitude, 0.01)
+    listed = scenes / "list.csv"
+    for names in (("lon", "lat"), ("longitude", "latitude")):
+        with listed.open("w", newline="") as file:
+            csv.writer(file).writerows([["path", "label", *names], *rows])
+        train, val = parts(listed, HeldOut(val_per_class=3, groups="cells:10"))
+        cells = [{cell_of(*places[path], 10.0) for path in part.paths} for part in (train, val)]
+        assert cells[1]
+        assert not cells[0] & cells[1]
+    for wrong in ("91", "north", ""):
+        with listed.open("w", newline="") as file:
+            csv.writer(file).writerows([["path", "label", "lon", "lat"], [*rows[0][:3], wrong], *rows[1:]])
+        with pytest.raises(DataError, match=r"list.csv, row 2: lat '.*' is no number of degrees from −90 to 90"):
+            parts(listed, HeldOut(groups="cells:10"))
+
+
+def test_cells_by_the_georeference_of_files(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
+    rng, places = np.random.default_rng(0), {}
+    for label, name in enumerate(("Forest", "River")):
+        (tmp_path / name).mkdir()
+        for number in range(12):  # UTM zone 32: its middle, 500,000 m east, is at 9 degrees
+            east, north = 500_000 + 4_000 * number, 5_300_000 + 400 * label
+            transform = rasterio.Affine(10, 0, east - 320, 0, -10, north + 320)
+            options = {"driver": "GTiff", "width": 64, "height": 64, "count": 3, "dtype": "uint8", "crs": "EPSG:32632"}
+            path = tmp_path / name / f"{number:02d}.tif"
+            with rasterio.open(path, "w", transform=transform, **options) as file:
+                file.write(rng.integers(0, 256, (3, 64, 64), np.uint8))
+            places[f"{name}/{path.name}"] = east
+    longitude, latitude = centre_of(tmp_path / "Forest" / "00.tif")  # type: ignore[misc]
+    assert longitude == pytest.approx(9, abs=1e-9)
+    assert latitude == pytest.approx(47.85, abs=0.02)  # 5,300 km on the ellipsoid, by the scale of UTM
+    train, val = parts(tmp_path, HeldOut(val_per_class=3, groups="cells:10"))
+    assert val.paths
+    nearest = min(abs(places[a] - places[b]) for a in train.paths for b in val.paths)
+    assert nearest >= 4_000  # of two cells, never one place
+    assert {places[path] for path in train.paths}.isdisjoint(places[path] for path in val.paths)
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "River" / "plain.png")
+    with pytest.raises(DataError, match=r"plain.png: has no georeference; --groups cells:10 keeps images of one place"):
+        parts(tmp_path, HeldOut(groups="cells:10"))
+
+
+MOON = 'GEOGCS["Moon",DATUM["D_Moon",SPHEROID["Moon",1737400,0]],PRIMEM["Reference",0],UNIT["Degree",0.0174532925]]'
+DRAWING = 'LOCAL_CS["of a drawing",UNIT["metre",1]]'
+
+
+@pytest.mark.parametrize(
+    ("crs", "origin", "reason"),
+    [
+        (None, (500_000, 5_300_000), "has no georeference"),
+        ("EPSG:32632", None, "has no georeference"),  # a reference system, and no place in it
+        ("EPSG:32632", (5e9, 5_300_000), "has a georeference that leads to no place on Earth"),
+        (DRAWING, (500_000, 5_300_000), "has a georeference that leads to no place on Earth"),
+        (MOON, (9, 47), "has a georeference that leads to no place on Earth"),
+    ],
+)
+def test_a_georeference_without_a_place_is_named(
+    tmp_path: Path, crs: str | None, origin: tuple[float, float] | None, reason: str
+) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
+    options: dict[str, Any] = {"driver": "GTiff", "width": 8, "height": 8, "count": 1, "dtype": "uint8"}
+    if origin is not None:
+        options["transform"] = rasterio.Affine(10, 0, origin[0], 0, -10, origin[1])
+    with warnings.catch_warnings(action="ignore"), rasterio.open(tmp_path / "a.tif", "w", crs=crs, **options) as file:
+        file.write(np.zeros((1, 8, 8), np.uint8))
+    assert centre_of(tmp_path / "a.tif") == reason
+    (tmp_path / "b.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:60])
+    assert str(centre_of(tmp_path / "b.tif")).startswith("damaged, cut short")
 
 
 def test_a_class_of_one_scene_cannot_be_divided(scenes: Path) -> None:

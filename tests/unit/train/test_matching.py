@@ -1,11 +1,14 @@
 """Matched codes: losses against sums over single images, prefixes, resumed runs, and where codes begin."""
 
+import json
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from dpd_runtime.sampler import BlockGuidance
@@ -42,9 +45,11 @@ from dpd_train.matching import (
     view_seed,
 )
 from dpd_train.networks import ResNet, ResNetConfig
+from dpd_train.run import STORED
 from dpd_train.symmetry import ORDER, d4
 from tests.tiny import tiny_base
 
+RECIPES = Path(__file__).parents[3] / "recipes"
 CLASSES, WIDTH, SIDE = 3, 7, 16
 CPU = torch.device("cpu")
 
@@ -353,6 +358,28 @@ def test_sessions_of_one_step_end_where_an_uninterrupted_run_does(
             stops.append((stop.step, stop.steps))
     assert stops == [(1, 4), (2, 4), (3, 4)]
     assert torch.equal(whole, cut)
+
+
+@pytest.mark.skipif(not RECIPES.is_dir(), reason="the recipes are not beside the tests")
+def test_codes_that_the_recipe_kept_are_where_another_machine_goes_on(watchers: list[Watcher], tmp_path: Path) -> None:
+    codes = runpy.run_path(str(RECIPES / "codes.py"))
+    matching, begun = Matching(steps=4), start(21)
+    whole = match_codes(begun, decode, watchers, matching, state=tmp_path / "whole")
+    run, other = tmp_path / "run", tmp_path / "other"
+    state = run / "checkpoints" / "matching.safetensors"
+    state.parent.mkdir(parents=True)
+    (run / STORED).write_text(json.dumps({"config": {"matching_steps": 4}}))
+    save_file({"codes": begun}, run / "checkpoints" / "start.safetensors")
+    for done in range(1, 7):  # 6 of 12 steps: one block, and half of the next
+        with pytest.raises(TimeUp, match=f"{done}"):
+            match_codes(begun, decode, watchers, matching, state=state, deadline=Deadline(0))
+    assert codes["keep"](run, tmp_path / "codes.safetensors") == 10
+    codes["put"](tmp_path / "codes.safetensors", other)
+    again = match_codes(begun, decode, watchers, matching, state=other / "checkpoints" / "matching.safetensors")
+    assert torch.equal(again[:, :10], whole[:, :10].half().float())
+    assert float((again - whole).abs().mean()) < 2e-3 < 0.1 * float((begun - whole).abs().mean())
+    with pytest.raises(SystemExit, match="the matching has begun"):
+        codes["put"](tmp_path / "codes.safetensors", other)
 
 
 def test_codes_begin_as_the_clearest_of_the_models_own_candidates(

@@ -11,10 +11,11 @@ from dpd_train.config import TrainConfig
 from dpd_train.model_files import find_model, licence_of, networks_folder
 from dpd_train.networks_here import (
     LARGEST,
+    Judge,
     family,
     forbids_derivatives,
-    is_of_family,
     judges,
+    licence_remarks,
     networks_here,
     remarks,
     settled,
@@ -69,6 +70,10 @@ def cached(hub: Path, source: str, **options: str) -> Path:
     return network(place / "snapshots" / ("0" * 40), **options)
 
 
+def names_of(found: list[Judge]) -> list[str]:
+    return [judge.name for judge in found]
+
+
 def test_the_first_two_watch_and_the_next_judges(networks: Path, hub: Path) -> None:
     """The folder's come first, by name; then those of the hub's cache, by id."""
     for name in ("b", "a"):
@@ -78,10 +83,10 @@ def test_the_first_two_watch_and_the_next_judges(networks: Path, hub: Path) -> N
     assert [(one.name, one.fault) for one in found] == [("a", None), ("b", None), ("lab/c", None)]
     watching = settled("auto", found)
     assert watching == "own,hf:a,hf:b"
-    assert judges(watching, found) == ["lab/c", "a", "b"]
-    assert judges(watching, found[:2]) == ["a", "b"]
-    assert judges(f"own,hf:{networks / 'a'}", found) == ["b", "lab/c", str(networks / "a")]
-    assert judges("own", found[1:]) == ["b", "lab/c"]
+    assert names_of(judges(watching, found)) == ["lab/c", "a", "b"]
+    assert names_of(judges(watching, found[:2])) == ["a", "b"]
+    assert names_of(judges(f"own,hf:{networks / 'a'}", found)) == ["b", "lab/c", str(networks / "a")]
+    assert judges("own", found[1:]) == [Judge("b"), Judge("lab/c")]
     assert judges("own", ()) == []
     assert remarks(found) == [
         "hf:a and hf:b watch beside the run's own networks; --watchers own leaves published ones out",
@@ -115,8 +120,42 @@ def test_a_network_of_another_family_judges_before_a_relative(networks: Path, hu
     )
     found = networks_here()
     assert settled("auto", found) == "own,hf:a,hf:b"
-    assert judges("own,hf:a,hf:b", found) == ["d", "c", "a", "b"]
-    assert [is_of_family(name, "own,hf:a") for name in ("c", "d")] == [True, False]
+    found_judges = judges("own,hf:a,hf:b", found)
+    assert names_of(found_judges) == ["d", "c", "a", "b"]
+    assert [judge.but.split(":")[0] for judge in found_judges] == [
+        "",
+        ", of the family of those that watched",
+        ", although it watched, as no other here can judge",
+        ", although it watched, as no other here can judge",
+    ]
+
+
+def test_of_a_repository_the_needed_files_suffice(networks: Path, hub: Path) -> None:
+    """The hub's own list of its files, which a download leaves, has more of them."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub._tree_cache import TreeCacheEntry, write_tree_cache
+
+    for name in ("lab/whole", "lab/part"):
+        place = cached(hub, name)
+        names = [*(path.name for path in place.iterdir()), "pytorch_model.onnx"]
+        write_tree_cache(str(place.parents[1]), "0" * 40, {file: TreeCacheEntry(size=1, blob_id="0") for file in names})
+        with pytest.raises(OSError, match="incomplete"):
+            snapshot_download(name, local_files_only=True)
+    (place / "model.safetensors").unlink()
+    part, whole = networks_here()
+    assert (whole.name, whole.fault, find_model(whole.name)[0].resolve()) == ("lab/whole", None, whole.folder)
+    assert (part.name, part.fault) == ("lab/part", "model.safetensors is missing; complete it")
+    assert names_of(judges("own", (part, whole))) == ["lab/whole"]
+    with pytest.raises(InputError, match=r"part: model\.safetensors is missing; fetch it again: .*hf download lab"):
+        find_model("lab/part")
+
+
+def test_a_named_network_whose_licence_forbids_derivatives_is_told_of(networks: Path, hub: Path) -> None:
+    network(networks / "bound", card=card("cc-by-nc-nd-4.0"))
+    network(networks / "free", card=card("mit"))
+    [line] = licence_remarks("own,hf:bound,hf:free")
+    assert line.startswith("hf:bound watches, and its licence, cc-by-nc-nd-4.0, forbids derivatives: ask its owner")
+    assert licence_remarks("own,hf:free") == licence_remarks("own") == []
 
 
 def test_without_any_own_networks_watch_and_a_line_says_what_that_costs(networks: Path, hub: Path) -> None:

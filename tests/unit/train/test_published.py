@@ -207,6 +207,19 @@ def test_weights_that_do_not_fit_into_the_memory_are_not_opened(
         open_published(str(folder))
 
 
+def test_products_of_features_that_do_not_fit_into_the_memory_are_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ResNet-50 says 9,728 numbers of an image: 0.4 GB for each matrix of their products."""
+    folder = saved(tmp_path / "eyes", resnet)
+    width = open_published(str(folder)).features(torch.zeros(1, 3, 8, 8)).shape[1]
+    monkeypatch.setattr("dpd_train.published.usable_memory", lambda: 2 * 3 * 4 * width**2)
+    open_published(str(folder))
+    monkeypatch.setattr("dpd_train.published.usable_memory", lambda: 2 * 3 * 4 * width**2 - 1)
+    with pytest.raises(InputError, match=rf"eyes: says {width} numbers of an image, and their products take .* GB"):
+        open_published(str(folder))
+
+
 @pytest.mark.parametrize("architecture", ["resnet10t", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
 def test_a_model_of_timm_watches(architecture: str, tmp_path: Path) -> None:
     """In its own colours, which are in its config; of some, the last map has its channels last."""
