@@ -17,7 +17,7 @@ KEPT = re.compile(
     r"|dpd_cli/(?:__init__|__main__|main|config|gone|options|terminal)\.py|dpd_cli/py\.typed"
     r"|dpd_cli/commands/(?:__init__|bundles|doctor|generate|predict)\.py"
 )
-EXTRAS = ("cpu", "openvino", "gpu", "gpu-cuda12", "trt", "rtx", "bands", "parquet", "ray")
+EXTRAS = ("cpu", "openvino", "gpu", "gpu-cuda12", "trt", "rtx", "bands", "parquet", "ray", "age")
 """Those of the whole wheel that a site can use."""
 
 

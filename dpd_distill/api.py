@@ -215,7 +215,8 @@ def audit(
     require_extras("train", "cpu", "eval")
     from dpd_eval.audit import audit as audit_it
     from dpd_eval.verdict import write_record
-    from dpd_runtime.sealing import check_target
+    from dpd_runtime.files import check_writable
+    from dpd_runtime.sealing import check_auditable, check_target
 
     subject = Path(audited) if isinstance(audited, str) else audited
     if out is not None:
@@ -223,6 +224,8 @@ def audit(
         if not isinstance(subject, Bundle):
             raise InputError(f"out={out}: an audit is written into a bundle, and this is none; leave it out")
         check_target(Path(out), overwrite)
+        check_writable(Path(out))
+        check_auditable(subject)
     own = {name: options.pop(name) for name in ImageOptions().image_options if name in options}
     if isinstance(train, Scenes) and own:
         raise InputError(f"{min(own)}: {train.root} was opened, and says it itself; leave it out")

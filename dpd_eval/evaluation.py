@@ -138,6 +138,8 @@ def compare(
     if opened.teacher is not None:
         teacher = teacher_of(opened.teacher, tuple(opened.compared.train.counts("train")))
         answers_of(teacher)  # before anything is read
+        if opened.config.jobs > 1:  # each process opens its own
+            answers_of.cache_clear()
     build = functools.partial(build_extractor, cache=_extractors(cache), device=str(place))
     compared, config = opened.compared, opened.config
     study = _open_study(opened, recipe or opened.recipe, build, stage)

@@ -8,7 +8,8 @@ import math
 from dataclasses import dataclass, replace
 
 from dpd_eval.pretrained import PROBE, TUNE
-from dpd_eval.results import FULL_ARM, SET_ARM, TEACHER, Evaluation, Setting, taught_arm
+from dpd_eval.recipe import AUGMENTATION
+from dpd_eval.results import FULL_ARM, SET_ARM, Evaluation, Setting, taught_arm
 from dpd_runtime.errors import InputError
 
 _WEIGHT = 0.5
@@ -47,7 +48,8 @@ def dd_ranking(results: Evaluation, plain: Evaluation | None = None) -> tuple[Sc
 
     Raises:
         InputError: the labels of `results` are soft, where the score needs hard ones beside them, as a teacher's arms
-            have them; `plain` is of other images, sizes, labels or teachers, or augments, or `results` do not.
+            have them; `plain` is of other images, sizes, labels, teachers or weights, or its recipe augments or differs
+            by something else; or the recipe of `results` does not augment.
     """
     if results.labels == "soft":
         raise InputError("the scores of DD-Ranking need hard labels too: evaluate with --teacher, not --soft-labels")
@@ -78,11 +80,12 @@ def _label_robust(results: Evaluation, setting: Setting, ours: str, other: str, 
 
 def _check_plain(results: Evaluation, plain: Evaluation) -> None:
     """Check that `plain` differs from `results` by the augmentation alone."""
-    teachers = {of.fingerprints[TEACHER] for of in (results, plain) if TEACHER in of.fingerprints}
-    if _compared(plain) != _compared(results) or len(teachers) > 1:
+    known = results.fingerprints.keys() & plain.fingerprints.keys()
+    alike = all(results.fingerprints[name] == plain.fingerprints[name] for name in known)
+    if not alike or _compared(plain) != _compared(results):
         raise InputError(
-            "the results without augmentation are of other images, of another size or of another teacher: evaluate the "
-            "same set and DATA with the same options"
+            "the results without augmentation are of other images, of another size, of another teacher or of other "
+            "weights of a student: evaluate the same set and DATA with the same options"
         )
     if plain.labels != results.labels:
         raise InputError(f"the results without augmentation have {plain.labels} labels, the others {results.labels}")
@@ -90,10 +93,17 @@ def _check_plain(results: Evaluation, plain: Evaluation) -> None:
         raise InputError(f"recipe {plain.recipe.name} augments: give results of --recipe plain")
     if not results.recipe.augments:
         raise InputError(f"recipe {results.recipe.name} does not augment: give results of another recipe first")
+    one, other = results.recipe.to_dict(), plain.recipe.to_dict()
+    differ = [key for key in one if key not in ("name", *AUGMENTATION) and one[key] != other[key]]
+    if differ:
+        raise InputError(
+            f"{differ[0]} is {one[differ[0]]} in recipe {results.recipe.name} and {other[differ[0]]} in "
+            f"{plain.recipe.name}: write a recipe file that differs by {', '.join(AUGMENTATION)} alone"
+        )
 
 
 def _compared(results: Evaluation) -> dict[str, object]:
-    """The images and their size; not the weights of students, nor the teacher, whom not all results have."""
+    """Names of the images, and their size; not the students' weights, nor the teacher, which not all results have."""
     kept = ("train", "test", "set ", "data card")
     images = {name: value for name, value in results.fingerprints.items() if name.startswith(kept)}
     return {**images, "resolution": results.resolution}

@@ -11,6 +11,8 @@ from dpd_runtime.errors import InputError
 
 # Keys added after results had been cached: `Recipe.key_dict` omits them at their default.
 LATER_KEYS = frozenset({"epochs", "full_steps", "crop", "flips", "nesterov"})
+AUGMENTATION = {"d4": False, "flips": False, "shift": 0, "cutmix": 0, "crop": 1}
+"""Keys by which students see other images than those of their arm, with the values of no augmentation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,7 @@ class Recipe:
     @property
     def augments(self) -> bool:
         """Whether students see other images than those of their arm."""
-        return self.d4 or self.flips or self.shift > 0 or self.cutmix > 0 or self.crop < 1
+        return any(getattr(self, key) != none for key, none in AUGMENTATION.items())
 
     def for_training(self, images: int, full: bool = False) -> "Recipe":
         """Return this recipe with the final number of steps for an arm of `images` images.

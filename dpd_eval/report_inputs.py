@@ -28,7 +28,7 @@ from dpd_eval.report_records import (
 )
 from dpd_eval.sets import convert_set
 from dpd_runtime.annotations import Pixels
-from dpd_runtime.archive import is_encrypted
+from dpd_runtime.archive import sealing_of
 from dpd_runtime.bands import Band, picture
 from dpd_runtime.bundle import embedded_bundle, load_bundle
 from dpd_runtime.errors import DataError, InputError
@@ -466,7 +466,7 @@ def _read(path: Path, name: str, trusted: Keys) -> tuple[InputFile, list[Record]
     if path.suffix == ".dpd" or magic == b"PK\x03\x04":
         bundle = read_bundle(path, name, trusted)
         return InputFile(name, "bundle", "bundle.json", bundle.hash), [bundle]
-    if is_encrypted(path):
+    if sealing_of(path):
         raise InputError(f"{path}: is encrypted, and a report shows what it reads; give what dpd decrypt makes of it")
     raise InputError(f"{path}: was not written by dpd; give {SUPPORTED}")
 

@@ -61,7 +61,8 @@ class Teacher:
     """A bundle's teacher for students of `classes`, in their order, as it is sent to other processes.
 
     Args:
-        bundle: with the teacher's graph alone, and without the key that decrypted it.
+        bundle: with the teacher's graph and the names of the classes, without codes, prompts or the key that decrypted
+            it.
     """
 
     bundle: Bundle
@@ -79,7 +80,22 @@ class Teacher:
 
 def teacher_of(bundle: Bundle, classes: Sequence[str]) -> Teacher:
     files = {name: bundle.files[name] for name in (TEACHER, weights_of(TEACHER)) if name in bundle.files}
-    return Teacher(replace(bundle, files=files, graphs={}, key=None, raw=b""), tuple(classes))
+    codes = np.empty((0, *bundle.manifest.latent_shape), np.float32)
+    named = tuple(replace(known, prototypes=codes, prompt_rows=()) for known in bundle.classes)
+    return Teacher(
+        replace(
+            bundle,
+            classes=named,
+            prompts=(),
+            prompt_embeddings=np.empty((0, 0, 0), np.float32),
+            empty_embedding=np.empty((0, 0), np.float32),
+            files=files,
+            graphs={},
+            key=None,
+            raw=b"",
+        ),
+        tuple(classes),
+    )
 
 
 @lru_cache(maxsize=1)

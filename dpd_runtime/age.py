@@ -4,6 +4,7 @@ The site keeps an identity and gives away its recipient, so that no secret trave
 Here stand the limits of what is handed to it, and the errors.
 """
 
+import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -14,10 +15,11 @@ from dpd_runtime.trust import PRIVATE_SUFFIX, PUBLIC_SUFFIX, read_key_text, writ
 
 MAGIC = b"age-encryption.org/v1\n"
 IDENTITY, RECIPIENT = "AGE-SECRET-KEY-1", "age1"
-MOST_HEADER, MOST_RECIPIENTS = 2**16, 600
-"""Bytes and recipients of a header. Reading one takes time that grows with the square of the number of recipients, of
-which the shortest, of a kind that nobody has, take six bytes each."""
-_RECIPIENT, _END_OF_HEADER = b"\n-> ", b"\n--- "
+MOST_RECIPIENTS = 500
+MOST_HEADER, MOST_STANZAS = 2**16, 600
+"""Bytes and stanzas of a header, which has one of each recipient and some that mean nothing. Reading it takes time that
+grows with the square of their number, and the shortest take six bytes each."""
+_STANZA, _END_OF_HEADER = b"\n-> ", b"\n--- "
 
 
 def _pyrage() -> Any:
@@ -71,7 +73,8 @@ def read_recipients(given: str) -> tuple[str, ...]:
     """
     if given.startswith(IDENTITY):
         raise InputError(f"--to: that is a secret identity; give the site's public key, its .pub file ({RECIPIENT}…)")
-    found = (given,) if given.startswith(RECIPIENT) else tuple(_lines(Path(given)))
+    itself = given.startswith(RECIPIENT) and not os.path.isfile(given)  # noqa: PTH113 - any text may stand there
+    found = (given,) if itself else tuple(_lines(Path(given)))
     if not found:
         raise InputError(f"--to {given}: no recipient in the file; it has one on each line ({RECIPIENT}…)")
     wrong = [line for line in found if not line.startswith(RECIPIENT)]
@@ -115,27 +118,24 @@ def check_recipients(recipients: Sequence[str]) -> list[Any]:
     """Recipients as pyrage has them.
 
     Raises:
-        InputError: one that is none, or that is not of type X25519.
+        InputError: one that is none, or that is not of type X25519, or too many.
         MissingExtraError: pyrage is not installed.
     """
     pyrage, made = _pyrage(), list[Any]()
+    if len(recipients) > MOST_RECIPIENTS:
+        raise InputError(
+            f"{len(recipients)} recipients, and one file is for {MOST_RECIPIENTS} at most; encrypt it again for the "
+            "others"
+        )
     for recipient in recipients:
         try:
             made.append(pyrage.x25519.Recipient.from_str(recipient))
         except pyrage.RecipientError as error:
             raise InputError(
-                f"{recipient}: no recipient of age ({error}); copy it anew from the site's .pub file"
+                f"{recipient}: no recipient of age of type X25519 ({error}); copy it anew from the site's .pub file, "
+                "or ask for one that dpd keygen --age or age-keygen makes"
             ) from None
     return made
-
-
-def is_age(path: Path) -> bool:
-    """Whether there is a file at `path` that begins like one of age."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
 
 
 def decrypt(path: Path, key: bytes | str | None, target: BinaryIO) -> None:
@@ -159,8 +159,11 @@ def decrypt(path: Path, key: bytes | str | None, target: BinaryIO) -> None:
         header, end, _ = file.read(MOST_HEADER).partition(_END_OF_HEADER)
         if not end:
             raise DecryptionError(f"{path}: its header has no end within {MOST_HEADER} bytes; fetch it again")
-        if (count := header.count(_RECIPIENT)) > MOST_RECIPIENTS:
-            raise DecryptionError(f"{path}: has {count} recipients, more than {MOST_RECIPIENTS}; encrypt it for fewer")
+        if (count := header.count(_STANZA)) > MOST_STANZAS:
+            raise DecryptionError(
+                f"{path}: its header has {count} recipients, more than {MOST_STANZAS}; ask its sender to encrypt it "
+                "for fewer"
+            )
         file.seek(0)
         try:
             pyrage.decrypt_io(file, target, [pyrage.x25519.Identity.from_str(key)])
@@ -172,6 +175,6 @@ def decrypt(path: Path, key: bytes | str | None, target: BinaryIO) -> None:
             _pass_on(error)
             if "matching keys" in str(error):
                 raise DecryptionError(
-                    f"{path}: it was encrypted for others; give the identity of one of them"
+                    f"{path}: it was encrypted for others; ask its sender to encrypt it to this site's .pub file"
                 ) from None
             raise DecryptionError(f"{path}: it was changed or cut off ({error}); fetch it again") from None

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from dpd_runtime import age
 from dpd_runtime.errors import BundleError, DecryptionError, InputError, NoBundleError
@@ -225,15 +225,24 @@ def new_header(key: Key, cost: int = 17) -> Header:
     return Header(KEY_FILE, salt) if isinstance(key, bytes) else Header(PASSPHRASE, salt, DEFAULT_CHUNK, cost, 8, 1)
 
 
-def is_encrypted(path: Path) -> bool:
-    """Whether there is a file at `path` that begins like an encrypted bundle."""
+Sealing = Literal["dpd", "age"]
+
+
+def sealing_of(path: Path) -> Sealing | None:
+    """How a bundle is encrypted, as the file at `path` begins; None of others, and where there is no file."""
     if not path.is_file():
-        return False
+        return None
     try:
         with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC or age.is_age(path)
+            start = file.read(max(len(MAGIC), len(age.MAGIC)))
     except OSError:
-        return False
+        return None
+    return "dpd" if start.startswith(MAGIC) else "age" if start.startswith(age.MAGIC) else None
+
+
+def not_encrypted(path: Path) -> InputError:
+    """Of a bundle for which a key was given."""
+    return InputError(f"{path} is not encrypted, but a key was given; check the path, or leave the key out")
 
 
 def asks_passphrase(path: Path) -> bool:
@@ -264,14 +273,17 @@ def encrypt(source: BinaryIO, target: BinaryIO, key: Key, header: Header | None 
         number += 1
 
 
-def decrypt_into(path: Path, key: Key | None, target: BinaryIO) -> None:
+def decrypt_into(path: Path, sealing: Sealing, key: Key | None, target: BinaryIO) -> None:
     """Decrypt a file of `dpd encrypt` into `target`, which holds nothing of worth if this raises.
+
+    Args:
+        sealing: of the file, as `sealing_of` says.
 
     Raises:
         DecryptionError: no key, a wrong key, or a file that was changed, cut off or extended.
         MissingExtraError: a file of age, and pyrage is not installed.
     """
-    if age.is_age(path):
+    if sealing == "age":
         age.decrypt(path, key, target)
         return
     for piece in decrypt(path, key):
@@ -569,14 +581,14 @@ def open_files(path: Path, key: Key | None = None) -> FolderFiles | ZipFiles:
     """
     if not path.is_dir() and not path.is_file():  # reading a pipe would block
         raise NoBundleError(path)
-    if is_encrypted(path):
+    if sealing := sealing_of(path):
         refuse_holes(path, [path])
         _refuse_large(path)
         content = BytesIO()
-        decrypt_into(path, key, content)
+        decrypt_into(path, sealing, key, content)
         return ZipFiles(path, content)
     if key is not None:
-        raise InputError(f"{path} is not encrypted, but a key was given; check the path, or leave the key out")
+        raise not_encrypted(path)
     if path.is_dir():
         files = FolderFiles(path)
         refuse_holes(path, map(files.source, files))

@@ -64,8 +64,8 @@ of two bytes takes up to two hundred here. The UNet of the embedded bundle has 5
 MOST_FIELDS = 500_000
 """Of all messages of a graph, so that a small file ends soon. That UNet has 12,000."""
 _SHORT_TYPE = 100  # bytes
-_LONGEST_ENTRY = 2**22
-"""Bytes of an entry of metadata: the names of ten thousand classes have two million."""
+_MOST_FACTS = 2**23
+"""Bytes of a model's metadata in all: ten thousand names of two hundred letters of any script have eight million."""
 _LONGEST_NAME = 1000  # bytes, of an operator or a domain
 MAX_DIMENSIONS = 64
 """Of a tensor: NumPy's limit. Multiplying a list of any length takes time that grows with its square."""
@@ -306,7 +306,7 @@ class _Reader:
         self.tensors: list[_Tensor] = []
         self.values: list[tuple[bytes, int]] = []
         self.facts: dict[str, str] = {}
-        self._parts = self._fields = 0
+        self._parts = self._fields = self._told = 0
 
     def read_model(self, message: memoryview) -> None:
         found = False
@@ -318,7 +318,11 @@ class _Reader:
                 for _ in self._read(_inner(value), _OPSET):
                     pass
             elif number == 14:
-                key, text = self._read_entry(value)
+                self._told += len(_inner(value))
+                if self._told > _MOST_FACTS:  # before they are decoded, which takes up to four bytes a letter
+                    raise _Refused(f"metadata of more than {_MOST_FACTS} bytes")
+                entry = self._read_entry(value)
+                key, text = (bytes(entry.get(number, b"")).decode() for number in (1, 2))
                 if key in self.facts:
                     raise _Refused("metadata with two values of one key")
                 self.facts[key] = text
@@ -433,13 +437,10 @@ class _Reader:
             raise _WeightsElsewhere(_UNUSUAL)
         return bytes(_inner(found[0][1])), bytes(_inner(found[1][1]))
 
-    def _read_entry(self, value: Value) -> tuple[str, str]:
-        message = _inner(value)
-        if len(message) > _LONGEST_ENTRY:  # before it is decoded, which takes up to four bytes a letter
-            raise _Refused(f"metadata of {len(message)} bytes")
-        entry = {number: bytes(_inner(part)).decode() for number, part in self._read(message, _ENTRY)}
+    def _read_entry(self, value: Value) -> dict[int, memoryview]:
+        """Key 1 and value 2, undecoded: those of nodes and tensors are notes that nobody reads."""
         self._count(1)
-        return entry.get(1, ""), entry.get(2, "")
+        return {number: _inner(part) for number, part in self._read(_inner(value), _ENTRY)}
 
     def _read_value(self, message: memoryview) -> tuple[bytes, int]:
         """The name of a declared input, output or value between nodes, and its element type; 0 if it has none."""

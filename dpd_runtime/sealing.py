@@ -20,9 +20,9 @@ from dpd_runtime.archive import (
     check_entry_name,
     decrypt_into,
     encrypt,
-    is_encrypted,
     open_files,
     pack_zip,
+    sealing_of,
     write_zip,
 )
 from dpd_runtime.bundle import Bundle, load_bundle
@@ -104,7 +104,7 @@ def sign_bundle(
         InputError: it is encrypted, the serial or the day is not one, or without a serial this machine's clock
             contradicts the last serial or the dates of files: a serial cannot be taken back.
     """
-    if is_encrypted(path):
+    if sealing_of(path):
         raise InputError(
             f"{path} is encrypted and the signature is part of the content; run dpd decrypt, dpd sign and dpd encrypt"
         )
@@ -244,7 +244,7 @@ def encrypt_bundle(
         raise InputError(f"{bundle}: a key and recipients to encrypt it to; give one of them")
     if isinstance(key, str) and key.startswith((age.RECIPIENT, age.IDENTITY)):  # which others may know
         raise InputError(f"{bundle}: a key of age is no passphrase; give the site's .pub file with --to")
-    if is_encrypted(bundle):
+    if sealing_of(bundle):
         raise InputError(f"{bundle} is already encrypted; to change its key, run dpd decrypt first")
     _check_target(bundle, out, overwrite)
     if recipients:
@@ -277,11 +277,12 @@ def decrypt_bundle(bundle: Path, out: Path, key: Key | None, *, overwrite: bool 
     """
     if not bundle.is_file():
         raise BundleError(f"{bundle}: no such file; give what dpd encrypt wrote")
-    if not is_encrypted(bundle):
+    sealing = sealing_of(bundle)
+    if sealing is None:
         raise InputError(f"{bundle} is not encrypted; use it as it is")
     _check_target(bundle, out, overwrite)
     with open_atomically(out, mode=0o600) as target:
-        decrypt_into(bundle, key, target)
+        decrypt_into(bundle, sealing, key, target)
 
 
 def _check_target(bundle: Path, out: Path, overwrite: bool) -> None:
@@ -328,7 +329,7 @@ def require_encrypted(path: Path) -> None:
     Raises:
         RequirementError: it is not, or there is none.
     """
-    if not is_encrypted(path):
+    if sealing_of(path) is None:
         raise RequirementError(
             f"{path}: an encrypted bundle is required; encrypt it with dpd encrypt where it was made, or ask its sender"
         )
@@ -411,13 +412,20 @@ def check_auditable(bundle: Bundle) -> None:
     """Check that a verdict may be written into a copy of the bundle.
 
     Raises:
-        InputError: the bundle claims differential privacy, and figures from its training images would end that.
+        InputError: the bundle claims differential privacy, and figures from its training images would end that; or it
+            is encrypted, and its copy would not be.
     """
+    _check_plain(bundle)
     if bundle.manifest.privacy is not None:
         raise InputError(
             f"{bundle.path} claims differential privacy, which a verdict from its training images would end; leave out "
             "--out, and keep what the audit prints to yourself"
         )
+
+
+def _check_plain(bundle: Bundle) -> None:
+    if bundle.key is not None:
+        raise InputError(f"{bundle.path} is encrypted, but its changed copy would not be; run dpd decrypt first")
 
 
 def write_audited(bundle: Bundle, out: Path, record: Mapping[str, Any], verdict: str) -> str:
@@ -457,8 +465,7 @@ def write_changed(bundle: Bundle, out: Path, added: Mapping[str, bytes | Path], 
         BundleHashError: the bundle was changed after it was opened, or the disk returns other bytes.
         OSError: from the disk. After any error `out` is unchanged.
     """
-    if bundle.key is not None:
-        raise InputError(f"{bundle.path} is encrypted, but its changed copy would not be; run dpd decrypt first")
+    _check_plain(bundle)
     for name in added:
         check_entry_name(name)
     entries = dict(bundle.manifest.files) | {name: file_entry(content) for name, content in added.items()}

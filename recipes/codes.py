@@ -1,14 +1,16 @@
 """Keep the matched codes of a run in a file of a megabyte, and give them to the same run on another machine.
 
-    python recipes/codes.py keep RUN FILE     # whole blocks of ten codes, of a matching that ended or was stopped
-    python recipes/codes.py put FILE RUN      # after the run has begun, and before its matching begins
+    python recipes/codes.py keep RUN FILE                     # whole blocks of ten codes, of a matching that has begun
+    python recipes/codes.py begin FILE RUN dpd train …        # begins RUN with them; dpd train --resume goes on
 
 Matching takes nine tenths of a run's time. What comes before it is trained again, and differs a little on another
 processor; the codes do not. They are float16, as in a bundle.
 """
 
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -25,6 +27,8 @@ def state_of(run: Path) -> Path:
 
 def keep(run: Path, file: Path) -> int:
     """Write the codes [classes, K, C, h, w]; those of unfinished blocks as they began. Return how many are matched."""
+    if not state_of(run).is_file():
+        sys.exit(f"{state_of(run)} is missing: the matching has not begun, or ended without --keep-checkpoints")
     tensors, meta = load_state(state_of(run))
     steps = int(json.loads((run / STORED).read_text(encoding="utf-8"))["config"]["matching_steps"])
     blocks, codes = int(meta["step"]) // steps, tensors["codes"]
@@ -34,18 +38,22 @@ def keep(run: Path, file: Path) -> int:
     return matched
 
 
-def put(file: Path, run: Path) -> None:
-    """Let the matching go on from the codes in `file`."""
-    if state_of(run).exists():
-        sys.exit(f"{state_of(run)} exists: the matching has begun")
+def begin(file: Path, run: Path, command: list[str]) -> None:
+    """Let `command` begin `run`, stop it, and put the codes in `file` where its matching will go on."""
     tensors, meta = load_state(file)
+    with subprocess.Popen(command) as training:
+        while not (run / STORED).exists() and training.poll() is None:
+            time.sleep(0.2)
+        training.terminate()
+    if not (run / STORED).exists():
+        sys.exit(f"{run} was not begun")
     save_state(state_of(run), {"codes": tensors["codes"].float()}, meta)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4 or sys.argv[1] not in ("keep", "put"):
-        sys.exit(__doc__)
-    if sys.argv[1] == "keep":
+    if len(sys.argv) == 4 and sys.argv[1] == "keep":
         print(f"{keep(Path(sys.argv[2]), Path(sys.argv[3]))} codes of each class are matched")
+    elif len(sys.argv) > 4 and sys.argv[1] == "begin":
+        begin(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
     else:
-        put(Path(sys.argv[2]), Path(sys.argv[3]))
+        sys.exit(__doc__)

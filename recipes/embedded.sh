@@ -3,7 +3,7 @@
 #
 #   dpd data fetch                                  # EfficientNet-Lite 0 and 1 watch, 2 judges
 #   recipes/embedded.sh EUROSAT WORK match 0        # SEED: 0, 1 and 2, fifty codes each, two hours of two cores
-#   python recipes/codes.py keep WORK/run0 recipes/matched/seed0.safetensors   # for another machine, where match goes on
+#   python recipes/codes.py keep WORK/run0 recipes/matched/seed0.safetensors   # any time; match goes on there elsewhere
 #   recipes/embedded.sh EUROSAT WORK bundle 0       # export a run, other seeds' codes-only, and generate its set
 #   recipes/embedded.sh EUROSAT WORK audit 0        # beside the test part; writes an audited bundle
 #   recipes/embedded.sh EUROSAT WORK evaluate val quick 10 convnet   # PART RECIPE IPC STUDENTS [OPTION...]
@@ -27,20 +27,18 @@ train() { # RUN OPTION...
     if [ -e "$1/run.json" ]; then
         return
     elif [ -d "$1" ]; then
-        dpd train --resume --out "$1" --threads 1
+        dpd train --resume --out "$1" --threads 1 --keep-checkpoints
     else
-        dpd train "$data/train" --out "$1" --val-per-class 100 --split names --threads 1 --steps 300 --peak-rate 2e-4 --no-tune-vae \
-            --set teacher_steps=4000 "${@:2}"
+        "${begin[@]}" dpd train "$data/train" --out "$1" --val-per-class 100 --split names --threads 1 --keep-checkpoints \
+            --steps 300 --peak-rate 2e-4 --no-tune-vae --set teacher_steps=4000 "${@:2}"
     fi
 }
 
 match() {
-    local codes="$here/matched/seed$1.safetensors" run="$work/run$1"
-    if [ -e "$codes" ] && [ ! -d "$run" ]; then
-        (until [ -e "$run/checkpoints/config.json" ]; do sleep 1; done && python "$here/codes.py" put "$codes" "$run") &
-    fi
-    train "$work/run$1" --prototypes matched --seed "$1" --ipc 50 \
-        --watchers own,hf:efficientnet-lite0,hf:efficientnet-lite1
+    local codes="$here/matched/seed$1.safetensors" run="$work/run$1" begin=()
+    [ ! -e "$codes" ] || [ -d "$run" ] || begin=(python "$here/codes.py" begin "$codes" "$run")
+    train "$run" --prototypes matched --seed "$1" --ipc 50 --watchers own,hf:efficientnet-lite0,hf:efficientnet-lite1
+    train "$run" # what begins with codes ends there
 }
 
 bundle() {

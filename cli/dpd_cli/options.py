@@ -461,7 +461,7 @@ def runtime_device(device: str, provider: str = "auto") -> tuple[str, int | None
 
 
 def given_key(key: Path | None) -> "EncryptionKey | None":
-    """Return the key or passphrase in a file, otherwise the passphrase from the environment.
+    """Return the key or passphrase in a file that is to encrypt, otherwise the passphrase from the environment.
 
     Raises:
         InputError: a file that holds no key.
@@ -474,18 +474,24 @@ def given_key(key: Path | None) -> "EncryptionKey | None":
 def key_of(path: Path, key: Path | None) -> "EncryptionKey | None":
     """Return the key for `path`: a key, a passphrase or an identity of age, as its header says.
 
-    The environment's passphrase is used only for an encrypted bundle; the option always is.
+    Without a file it is the environment's passphrase; None for a bundle that is not encrypted, or not there.
 
     Raises:
-        InputError: a file that holds no such key. DecryptionError: a damaged header.
+        InputError: a file that holds no such key, or one for a bundle that is not encrypted.
+        DecryptionError: a damaged header.
     """
-    from dpd_runtime.age import is_age, read_identity
-    from dpd_runtime.archive import asks_passphrase, is_encrypted
+    from dpd_runtime.age import read_identity
+    from dpd_runtime.archive import asks_passphrase, not_encrypted, sealing_of
     from dpd_runtime.trust import read_encryption_key, read_passphrase
 
-    if key is None or not is_encrypted(path):
-        return given_key(key) if key or is_encrypted(path) else None
-    if is_age(path):
+    sealing = sealing_of(path)
+    if sealing is None:
+        if key is not None and path.exists():
+            raise not_encrypted(path)
+        return None
+    if key is None:
+        return os.environ.get(PASSPHRASE_VARIABLE) or None
+    if sealing == "age":
         return read_identity(key)
     return read_passphrase(key) if asks_passphrase(path) else read_encryption_key(key)
 

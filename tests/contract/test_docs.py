@@ -306,8 +306,10 @@ def names_in(module: str) -> set[str]:
         found = importlib.import_module(module)
         return {*vars(found), *dir(found)}
     except MissingExtraError:
-        (source,) = [path for path in ROOT.rglob(module.replace(".", "/") + ".py") if path.is_file()]
-        tree = ast.parse(source.read_text(encoding="utf-8"))
+        source = importlib.util.find_spec(module)
+        assert source is not None
+        assert source.origin is not None
+        tree = ast.parse(Path(source.origin).read_text(encoding="utf-8"))
         return {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dpd_runtime import archive, bundle
-from dpd_runtime.archive import encrypt, is_encrypted
+from dpd_runtime.archive import encrypt, sealing_of
 from dpd_runtime.bundle import load_bundle
 from dpd_runtime.errors import BundleError, DecryptionError
 from dpd_runtime.manifest import FileEntry
@@ -69,7 +69,7 @@ def test_a_sparse_file(magic: bytes, tmp_path: Path) -> None:
     path.write_bytes(magic)
     os.truncate(path, GIGABYTE)
     with pytest.raises(BundleError, match="it claims 1000 MB, but the disk holds"):
-        load_bundle(path, b"k" * 32 if is_encrypted(path) else None)
+        load_bundle(path, b"k" * 32 if sealing_of(path) else None)
 
 
 def test_holes_and_data_are_told_apart(tmp_path: Path) -> None:

@@ -100,13 +100,13 @@ def sign_command(
 def keygen_command(
     name: Annotated[
         Path,
-        typer.Argument(metavar="NAME", help="Path without ending. NAME.key is secret; NAME.pub is for the sites."),
+        typer.Argument(metavar="NAME", help="Path without ending. NAME.key is secret; NAME.pub is for others."),
     ],
     encryption: Annotated[
         bool, under("Security", "Make 32 random bytes for dpd encrypt instead of a signing pair.", "--encryption")
     ] = False,
     age: Annotated[
-        bool, under("Security", "Make a site's pair of age instead: NAME.pub for dpd encrypt --to.", "--age")
+        bool, under("Security", "Make a site's pair of age instead: give NAME.pub to those who send bundles.", "--age")
     ] = False,
     passphrase_file: Annotated[
         Path | None, under("Security", "Encrypt the private key with the passphrase in this file.")
@@ -164,8 +164,8 @@ def _make_age_pair(name: Path, json_output: bool) -> None:
     if json_output:
         print_json({"secret": str(secret), "public": str(public), "recipient": recipient})
         return
-    print(f"secret     {secret}: for dpd generate --key; keep it at this site")
-    print(f"public     {public}: for dpd encrypt --to, at those who send bundles")
+    print(f"secret     {secret}: keep it at this site, for dpd generate --key")
+    print(f"public     {public}: give it to those who send bundles, for dpd encrypt --to")
     print(f"recipient  {recipient}")
 
 

@@ -17,7 +17,7 @@ pytest.importorskip("onnxruntime")
 from dpd_runtime import Output
 from dpd_runtime.bands import Band
 from dpd_runtime.errors import DataError
-from tests.banded import write_distilled, write_real
+from tests.banded import scenes, write_distilled, write_real
 from tests.drawn import write
 
 
@@ -109,10 +109,56 @@ def test_a_trainer_of_torchgeo_learns_from_a_set_and_is_tested_on_real_images(tm
     trainer.fit(task, data)
     (measured,) = trainer.test(task, data, verbose=False)
     assert measured["test_OverallAccuracy"] > 0.8
+
+
+@pytest.mark.filterwarnings("ignore")  # of its own dependencies
+def test_without_validation_images_a_trainer_of_torchgeo_validates_on_the_set(tmp_path: Path) -> None:
+    """Its schedulers ask for a validation loss."""
+    torchgeo = torchgeo_module()
+    import lightning
+    from torchgeo.trainers import ClassificationTask
+
+    made = write_distilled(tmp_path / "set", [Band("VH", -25.0, 5.0, decibels=True)], of_class=2, seed=0)
+    data = torchgeo.DistilledDataModule(made, batch_size=6)
+    trainer = lightning.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(ClassificationTask(model="resnet18", in_channels=1, num_classes=3), data)
+    assert trainer.callback_metrics["val_loss"].isfinite()
+    assert len(data.val_dataset) == len(data.train_dataset) == 6
+
+
+@pytest.mark.parametrize("decibels", [False, True])
+def test_torchgeo_shows_a_trainer_and_people_the_levels_of_the_images(tmp_path: Path, decibels: bool) -> None:
+    torchgeo = torchgeo_module()
+    pytest.importorskip("rasterio")
+    bands = [Band(f"B{number}", -25.0, 5.0 * number, decibels=decibels) for number in (1, 2, 3)]
+    data = torchgeo.DistilledDataModule(write_distilled(tmp_path / "set", bands, of_class=2, seed=0), batch_size=6)
+    levels = scenes(3, of_class=2, seed=0).images
+    data.setup("validate")
+    batch = next(iter(data.val_dataloader()))
+    shown = data.aug(batch)
+    assert len(batch["image"]) == len(levels)
+    for image, drawn in zip(shown["image"], batch["image"], strict=True):
+        grey = (255 * image).permute(1, 2, 0).numpy()
+        (nearest,) = [known for known in levels if np.abs(known - grey).max() < 0.02]
+        for figure in (data.plot({"image": image}), data.val_dataset.plot({"image": drawn})):
+            ((axes,),) = [figure.axes]
+            np.testing.assert_array_equal(axes.images[0].get_array(), nearest[..., [2, 1, 0]])
+
+
+def test_torchgeo_reads_the_part_that_is_meant(tmp_path: Path) -> None:
+    torchgeo = torchgeo_module()
+    made = write_distilled(tmp_path / "set", [Band("B1", 0.0, 2550.0)], of_class=2, seed=0)
+    for part, count in (("train", 1), ("val", 3), ("test", 4)):
+        write_real(tmp_path / "parts" / part, 1, of_class=count, seed=1)
+    data = torchgeo.DistilledDataModule(made, val=tmp_path / "parts", test=tmp_path / "parts")
     data.setup("fit")
-    batch = data.aug(next(iter(data.train_dataloader())))
-    assert 0 <= batch["image"].min() < 0.1
-    assert 0.9 < batch["image"].max() <= 1
+    data.setup("test")
+    assert (len(data.train_dataset), len(data.val_dataset), len(data.test_dataset)) == (6, 9, 12)
+    shutil.rmtree(tmp_path / "parts" / "val")
+    with pytest.raises(DataError, match=r"parts: has train and test, and no val; give the folder that is meant"):
+        data.setup("validate")
 
 
 def test_torchgeo_refuses_real_images_of_other_classes(tmp_path: Path) -> None:

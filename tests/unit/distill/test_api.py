@@ -11,12 +11,15 @@ import pytest
 import dpd_distill as dpd
 from dpd_distill.plan import full_plan
 from dpd_eval.verdict import Audit, Outcome
+from dpd_runtime.bundle import load_bundle
 from dpd_runtime.dataset import DistilledSet
 from dpd_runtime.errors import DataError, InputError, MissingExtraError
 from dpd_runtime.extras import PACKAGES, require_extras
 from dpd_runtime.html import html_table
+from dpd_runtime.sealing import encrypt_bundle
 from dpd_train.data_card import write_card
 from tests.tiny import drawn_scenes
+from tests.unit.runtime.test_bundle import as_zip, bundle_files
 
 NAMES = {"audit", "distill", "evaluate", "export", "fit", "generate", "open_scenes", "predict", "train", "write_set"}
 
@@ -122,3 +125,17 @@ def test_a_plan_an_audit_and_a_set_show_themselves(tmp_path: Path) -> None:
     assert "img" not in read(unfinished._repr_html_()).tags
     (tmp_path / "contact_sheet.png").write_bytes(b"picture")
     assert read(DistilledSet(tmp_path, 10, 2, 10, "abc")._repr_html_()).tags[-1] == "img"
+
+
+def test_an_audit_that_could_not_be_written_is_refused_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpd_eval.audit.audit", lambda *_, **__: pytest.fail("it was audited"))
+    plain = as_zip(tmp_path, bundle_files())
+    encrypt_bundle(plain, tmp_path / "tiny.dpde", "words of the site")
+    opened = load_bundle(tmp_path / "tiny.dpde", "words of the site")
+    with pytest.raises(InputError, match="is encrypted, but its changed copy would not be; run dpd decrypt first"):
+        dpd.audit(opened, train=tmp_path, out=tmp_path / "audited.dpd")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file"):
+        dpd.audit(plain, train=tmp_path, out=tmp_path / "file" / "audited.dpd")

@@ -68,8 +68,11 @@ def test_the_augmentation_robust_score() -> None:
         dd_ranking(plain, plain)
     others: dict[str, Any] = {"set 0": "0" * 64}
     for changed in ({"fingerprints": plain.fingerprints | others}, {"resolution": plain.resolution + 1}):
-        with pytest.raises(InputError, match="of other images, of another size or of another teacher"):
+        with pytest.raises(InputError, match="of other images, of another size, of another teacher"):
             dd_ranking(results, replace(plain, **changed))
+    longer = replace(plain, recipe=replace(plain.recipe, name="mine", steps=2000))
+    with pytest.raises(InputError, match=r"^steps is 1000 in recipe quick and 2000 in mine: write a recipe file that"):
+        dd_ranking(results, longer)
     with pytest.raises(InputError, match="have soft labels, the others hard"):
         dd_ranking(results, replace(plain, labels="soft"))
 
@@ -80,11 +83,12 @@ def test_weights_of_students_and_a_teacher_of_one_of_both_do_not_matter() -> Non
     (wanted,) = dd_ranking(results, plain)
     hf: dict[str, str] = results.fingerprints | {"hf:other": "1" * 64}
     assert dd_ranking(replace(results, fingerprints=hf | {TEACHER: "2" * 64}), plain) == (wanted,)
-    with pytest.raises(InputError, match="of another teacher"):
-        dd_ranking(
-            replace(results, fingerprints=hf | {TEACHER: "2" * 64}),
-            replace(plain, fingerprints=hf | {TEACHER: "3" * 64}),
-        )
+    for name in (TEACHER, "hf:other"):
+        with pytest.raises(InputError, match="of another teacher or of other weights of a student"):
+            dd_ranking(
+                replace(results, fingerprints=hf | {name: "2" * 64}),
+                replace(plain, fingerprints=hf | {name: "3" * 64}),
+            )
 
 
 @pytest.mark.parametrize("student", ["tune:hf:lite", "probe:hf:lite"])

@@ -392,7 +392,14 @@ def test_other_processes_get_the_teachers_graph_and_no_key(bundle: Path) -> None
     opened = replace(load_bundle(bundle), key="a secret passphrase", raw=b"raw bytes")
     sent = pickle.dumps(teacher_of(opened, classes_of(bundle)))
     assert opened.files[TEACHER] in sent
-    assert not [name for name in opened.files if name != TEACHER and len(name) > 9 and opened.files[name] in sent]
+    others = [name for name in opened.files if name != TEACHER and len(opened.files[name]) > 9]
+    assert len(others) > 5
+    assert not [name for name in others if opened.files[name] in sent]
+    assert opened.classes[0].prototypes.size
+    for array in (*(known.prototypes for known in opened.classes), opened.prompt_embeddings, opened.empty_embedding):
+        assert array.tobytes() not in sent
+        assert np.ascontiguousarray(array.reshape(-1)[:9]).tobytes() not in sent
+    assert not [text for text in opened.prompts if text.encode() in sent]
     assert b"a secret passphrase" not in sent
     assert b"raw bytes" not in sent
 

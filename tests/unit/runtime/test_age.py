@@ -1,5 +1,6 @@
 """Bundles encrypted to a site's public key: as the program age makes and opens them, and every way to be wrong."""
 
+import contextlib
 import errno
 import io
 import shutil
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from dpd_cli.options import key_of
 from dpd_runtime.age import decrypt, encrypt, read_identity, read_recipients, write_age_pair
-from dpd_runtime.archive import is_encrypted
+from dpd_runtime.archive import sealing_of
 from dpd_runtime.bundle import load_bundle
 from dpd_runtime.errors import DecryptionError, DiskError, InputError, MissingExtraError
 from dpd_runtime.sealing import decrypt_bundle, encrypt_bundle, require_encrypted
@@ -65,7 +66,7 @@ def test_a_bundle_goes_to_the_site_and_no_secret_with_it(site: tuple[Path, str],
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
     plain = as_zip(tmp_path, bundle_files())
     packed = encrypt_bundle(plain, tmp_path / "site.age", None, recipients=read_recipients(str(tmp_path / "site.pub")))
-    assert is_encrypted(tmp_path / "site.age")
+    assert sealing_of(tmp_path / "site.age") == "age"
     bundle = load_bundle(tmp_path / "site.age", key_of(tmp_path / "site.age", secret))
     assert bundle.hash == packed.hash == load_bundle(plain).hash
     require_encrypted(tmp_path / "site.age")
@@ -111,7 +112,12 @@ def test_no_changed_file_opens(site: tuple[Path, str], content: bytes, tmp_path:
 def test_keys_that_do_not_open_it(site: tuple[Path, str], tmp_path: Path) -> None:
     other, _ = write_age_pair(tmp_path / "other")
     content = sealed(site[1])
-    refused(tmp_path, content, read_identity(other), "encrypted for others; give the identity of one of them")
+    refused(
+        tmp_path,
+        content,
+        read_identity(other),
+        "encrypted for others; ask its sender to encrypt it to this site's .pub file",
+    )
     refused(tmp_path, content, None, "encrypted to a site's public key: pass --key FILE")
     refused(tmp_path, content, b"k" * 32, "dpd keygen --age")
     refused(tmp_path, content, "correct horse battery staple", "dpd keygen --age")
@@ -130,10 +136,27 @@ def test_a_long_header_costs_no_time(site: tuple[Path, str], tmp_path: Path) -> 
     end = b"--- " + b"A" * 43 + b"\n" + b"x" * 100
     shortest = b"age-encryption.org/v1\n" + b"-> a\n\n" * 10_000 + end
     began = time.monotonic()
-    refused(tmp_path, shortest, read_identity(site[0]), "has 10000 recipients, more than 600")
+    refused(tmp_path, shortest, read_identity(site[0]), "its header has 10000 recipients, more than 600")
     most = b"age-encryption.org/v1\n" + b"-> a\n\n" * 600 + end
     refused(tmp_path, most, read_identity(site[0]), "encrypted for others")
     assert time.monotonic() - began < 2
+
+
+def test_what_is_encrypted_for_many_opens_at_each(site: tuple[Path, str], tmp_path: Path) -> None:
+    pyrage = pytest.importorskip("pyrage")
+    others = [str(pyrage.x25519.Identity.generate().to_public()) for _ in range(500)]
+    out = io.BytesIO()
+    encrypt(io.BytesIO(b"bundle"), out, [*others[:499], site[1]])
+    assert opened(tmp_path, out.getvalue(), read_identity(site[0])) == b"bundle"
+    with pytest.raises(InputError, match=r"^501 recipients, and one file is for 500 at most"):
+        encrypt(io.BytesIO(b"bundle"), io.BytesIO(), [*others, site[1]])
+
+
+def test_a_right_key_is_not_blamed_for_the_wrong_bundle(site: tuple[Path, str], tmp_path: Path) -> None:
+    plain = as_zip(tmp_path, bundle_files())
+    with pytest.raises(InputError, match="is not encrypted, but a key was given"):
+        key_of(plain, site[0])
+    assert key_of(tmp_path / "typo.age", site[0]) is None  # opening it says that there is none
 
 
 def test_files_of_keys(site: tuple[Path, str], tmp_path: Path) -> None:
@@ -150,11 +173,16 @@ def test_files_of_keys(site: tuple[Path, str], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^--to: that is a secret identity") as raised:
         read_recipients("AGE-SECRET-KEY-1QQQ")
     assert "QQQ" not in str(raised.value)
+    (tmp_path / "age1.pub").write_text(recipient)
+    with contextlib.chdir(tmp_path):
+        assert read_recipients("age1.pub") == (recipient,)
+    longer = "age1pq1" + "q" * 2000  # of a newer type
+    assert read_recipients(longer) == (longer,)
     for text, match in (("", "no recipient in the file"), ("my words", "bad.pub: entry 1 is no recipient of age")):
         (tmp_path / "bad.pub").write_text(text)
         with pytest.raises(InputError, match=match):
             read_recipients(str(tmp_path / "bad.pub"))
-    with pytest.raises(InputError, match=f"^{recipient}x: no recipient of age"):
+    with pytest.raises(InputError, match=f"^{recipient}x: no recipient of age of type X25519"):
         encrypt(io.BytesIO(PLAIN), io.BytesIO(), [f"{recipient}x"])
     with pytest.raises(InputError, match="holds no identities of age"):
         read_identity(tmp_path / "site.pub")

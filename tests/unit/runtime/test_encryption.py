@@ -28,9 +28,9 @@ from dpd_runtime.archive import (
     asks_passphrase,
     decrypt,
     encrypt,
-    is_encrypted,
     new_header,
     parse_header,
+    sealing_of,
 )
 from dpd_runtime.bundle import load_bundle
 from dpd_runtime.errors import BundleError, DecryptionError, InputError
@@ -287,7 +287,7 @@ def test_what_does_not_go_with_encryption(tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert not is_encrypted(tmp_path / "pipe")
+    assert sealing_of(tmp_path / "pipe") is None
     with pytest.raises(BundleError, match="pipe: a pipe or device cannot be read as a bundle; save it"):
         load_bundle(tmp_path / "pipe")
 

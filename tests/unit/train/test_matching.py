@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -374,12 +375,16 @@ def test_codes_that_the_recipe_kept_are_where_another_machine_goes_on(watchers: 
         with pytest.raises(TimeUp, match=f"{done}"):
             match_codes(begun, decode, watchers, matching, state=state, deadline=Deadline(0))
     assert codes["keep"](run, tmp_path / "codes.safetensors") == 10
-    codes["put"](tmp_path / "codes.safetensors", other)
+    made = f"from pathlib import Path; import time; p = Path({str(other / STORED)!r}); p.parent.mkdir(parents=True)"
+    begins = [sys.executable, "-c", f"{made}; p.touch(); time.sleep(60)"]
+    codes["begin"](tmp_path / "codes.safetensors", other, begins)
     again = match_codes(begun, decode, watchers, matching, state=other / "checkpoints" / "matching.safetensors")
     assert torch.equal(again[:, :10], whole[:, :10].half().float())
     assert float((again - whole).abs().mean()) < 2e-3 < 0.1 * float((begun - whole).abs().mean())
-    with pytest.raises(SystemExit, match="the matching has begun"):
-        codes["put"](tmp_path / "codes.safetensors", other)
+    with pytest.raises(SystemExit, match="none was not begun"):
+        codes["begin"](tmp_path / "codes.safetensors", tmp_path / "none", ["false"])
+    with pytest.raises(SystemExit, match="the matching has not begun"):
+        codes["keep"](tmp_path / "none", tmp_path / "codes.safetensors")
 
 
 def test_codes_begin_as_the_clearest_of_the_models_own_candidates(
