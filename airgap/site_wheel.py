@@ -1,8 +1,9 @@
 """Make the wheel of a site from the whole one: the runtime and the site's commands, without trainer, base and judges.
 
-    python airgap/site_wheel.py dist/dpd_distill-0.2.0-py3-none-any.whl dist
+    python airgap/site_wheel.py dist/dpd_distill-VERSION-py3-none-any.whl dist
 
-It has the same name and the version `0.2.0+site`, so that pip replaces one by the other. Equal wheels give equal bytes.
+It has the same name and the version `VERSION+site`, so that pip replaces one by the other. Equal wheels give equal
+bytes.
 """
 
 import argparse
@@ -27,7 +28,7 @@ def make_site_wheel(whole: Path, out: Path) -> Path:
     Raises:
         SystemExit: `whole` is not a wheel of this project.
     """
-    match = re.fullmatch(r"dpd_distill-([0-9.]+)-py3-none-any\.whl", whole.name)
+    match = re.fullmatch(r"dpd_distill-([0-9.]+(?:dev[0-9]+)?)-py3-none-any\.whl", whole.name)
     if match is None:
         raise SystemExit(f"{whole}: is no whole wheel of dpd-distill")
     old, new = (f"dpd_distill-{version}" for version in (match[1], f"{match[1]}+site"))

@@ -64,7 +64,7 @@ class EvaluateConfig(ImageOptions):
     recipe: str = setting(
         "quick",
         "Model",
-        "How each student is trained: quick, paper, tune, taught or the path of a .toml file. Students that "
+        "How each student is trained: quick, plain, paper, tune, taught or the path of a .toml file. Students that "
         "begin with tune: always follow the recipe tune.",
     )
     pairs: int | None = setting(
@@ -154,7 +154,7 @@ class FitConfig(ImageOptions):
     recipe: str | None = setting(
         None,
         "Model",
-        "How the network is trained: quick, paper, tune, taught or the path of a .toml file. Default: quick; tune with "
+        "How the network is trained: quick, plain, paper, tune, taught or the path of a .toml file. Default: quick; tune with "
         "--backbone; else taught with --teacher.",
     )
     steps: int | None = setting(

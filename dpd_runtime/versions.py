@@ -5,7 +5,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
 """Of this code; pyproject.toml has the same."""
 RELEASED = "2026-11-29"
 """The day of the newest numbered part of CHANGELOG.md: no clock that is right shows an earlier one."""

@@ -246,19 +246,22 @@ def test_the_options_page_has_every_command_and_option() -> None:
 
 
 def test_the_python_page_asks_for_every_public_name() -> None:
-    """And each has a docstring, without which it would be left out."""
+    """Those of the packages, each with a docstring, without which it would be left out; and what the guide imports."""
     for package in ("torch", "onnxruntime", "msgspec"):
         pytest.importorskip(package)
     page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
     asked = dict(re.findall(r"^::: (\S+)$(?:\n    options: \{members: \[(.*)\]\})?", page, re.MULTILINE))
     packages = {"dpd_distill", "dpd_runtime", "dpd_eval", "dpd_export"}
-    assert asked.keys() == packages | {"dpd_runtime.torch", "dpd_eval.torchgeo"}
+    guide = (ROOT / "docs" / "guides" / "use-from-python.md").read_text(encoding="utf-8")
+    imported = dict(re.findall(r"^from (dpd_[\w.]+) import ([\w, ]+?)(?:  #.*|;.*)?$", guide, re.MULTILINE))
+    assert len(imported) > 6
+    assert asked.keys() == packages | imported.keys()
     for package in packages:
         public = importlib.import_module(package).__all__
         assert {*asked[package].split(", ")} in ({""}, {*public})
         assert [one for one in public if not getattr(importlib.import_module(package), one).__doc__] == []
     for module in asked.keys() - packages:
-        assert {*asked[module].split(", ")} <= names_in(module)
+        assert {*imported[module].split(", ")} <= {*asked[module].split(", ")} <= names_in(module)
 
 
 def test_the_site_has_every_page_and_what_they_link_to(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dpd_runtime.versions import __version__
+from dpd_runtime.versions import RELEASED, __version__
 
 pytest.importorskip("importlinter")
 ROOT = Path(__file__).parents[2]
@@ -117,9 +117,12 @@ def test_one_version_stands_everywhere() -> None:
     """Where a release changes it (CONTRIBUTING.md)."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     assert __version__ == version
-    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    coming, dev, _ = version.partition(".dev")
     news = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert f"\n## [{version}] - " in news or f"\n## [Unreleased]\n\nWhat will be {version}.\n" in news
+    newest, day = re.findall(r"^## \[(\d[\d.]*)\] - (\S+)$", news, re.M)[0]
+    assert day == RELEASED
+    assert f"\nversion: {newest}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## [Unreleased], which will be {coming}\n" in news if dev else newest == version
 
 
 def test_no_file_names_a_folder_of_somebodys_machine() -> None:

@@ -21,7 +21,6 @@ from dpd_runtime.files import FileLock
 from dpd_runtime.manifest import MAX_SERIAL, is_day
 from dpd_runtime.sealing import sign_bundle, write_changed
 from dpd_runtime.trust import PublicKey, trusted_folder
-from dpd_runtime.versions import RELEASED, __version__
 from tests.unit.runtime.test_bundle import Store, as_zip, both, bundle_files
 
 LAB = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -303,17 +302,6 @@ def test_what_expired_before_this_version_is_expired_whatever_the_clock_says(
     path = signed(tmp_path, 1, expires="2026-11-01")
     with pytest.raises(OldBundleError, match="it expired on 2026-11-01, today is"):
         opened(path)
-
-
-def test_the_day_of_the_release_is_that_of_the_changelog() -> None:
-    """Before a release both are changed (CONTRIBUTING.md)."""
-    changes = Path(__file__).parents[3] / "CHANGELOG.md"
-    if not changes.is_file():
-        pytest.skip("a wheel has no change log")
-    text = changes.read_text(encoding="utf-8")
-    newest = re.search(r"^## \[(\d[\d.]*)\] - (\S+)$", text, re.M)
-    assert newest is not None
-    assert newest.groups() == (__version__, RELEASED)
 
 
 @both
