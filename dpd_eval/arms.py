@@ -15,10 +15,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from dpd_eval.extractors import Extractor, images_hash
-from dpd_eval.inputs import EvaluationInputs
+from dpd_eval.inputs import EvaluationInputs, check_labels
 from dpd_eval.metrics import FEWEST_IMAGES, SetDetail, SetMetrics, set_detail, set_metrics
 from dpd_eval.options import EvaluateConfig
 from dpd_eval.pretrained import PROBE
@@ -56,8 +57,7 @@ from dpd_eval.teaching import Teacher, answers_of
 from dpd_runtime.annotations import Float32, Images, Int64, Progress
 from dpd_runtime.errors import DataError, DpdError, InputError
 from dpd_runtime.formats import Encoding
-from dpd_runtime.text import counted
-from dpd_train.compute import one_thread
+from dpd_train.compute import hardware, one_thread, use_device
 from dpd_train.networks import count_parameters
 from dpd_train.scene_set import SceneSet
 
@@ -180,9 +180,11 @@ def run_plan(
     """
     test = (tested.images, tested.labels)
     test_hash = images_hash(*test)
-    where = "" if device == "cpu" else f" on {device}"
-    where += " in float32" if in_float32(recipe, device) else ""
-    identities = {name: student_identity(name) + where for name in dict.fromkeys(item.student for item in plan)}
+    where = "" if device == "cpu" else f" on {hardware(torch.device(device))}"
+    identities = {
+        name: student_identity(name) + where + (" in float32" if in_float32(recipe_of(name, recipe), device) else "")
+        for name in dict.fromkeys(item.student for item in plan)
+    }
     teaches = None if teacher is None else teacher.identity
     keys = [item.key(recipe, test_hash, identities[item.student], teaches) for item in plan]
     known = {key: load_result(folder, key) for key in dict.fromkeys(keys)}
@@ -237,7 +239,8 @@ def _run_in_workers(
     workers = min(jobs, len(todo))
     shares = context.Array("d", len(todo), lock=False)  # each number has one writer
     others = set(multiprocessing.active_children())  # of the program that called us
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(shared, shares)) as pool:
+    initial = (shared, shares, device)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=initial) as pool:
         waiting = enumerate(todo)
         running: dict[Future[TrainingResult], tuple[int, str, Training]] = {}
         try:
@@ -287,7 +290,9 @@ _worker: list[tuple[Labelled, Teacher | None, Any]] = []
 """In worker processes: the test images, the teacher, and the shares of trainings that they have done."""
 
 
-def _start_worker(shared: tuple[Labelled, Teacher | None], shares: Any) -> None:
+def _start_worker(shared: tuple[Labelled, Teacher | None], shares: Any, device: str) -> None:
+    if device != "cpu":  # its arithmetic is set in each process
+        use_device(device)
     _worker[:] = [(*shared, shares)]
 
 
@@ -337,11 +342,8 @@ def _named(real: SceneSet, classifier: Callable[[SceneSet], Extractor]) -> tuple
     It is trained on a random half of each class and names images of the other half, as a site's images are not those
     that it was trained on. So it knows half as much as the classifier of all images.
     """
-    smallest = int(np.bincount(real.labels).min())
-    if smallest < 4:
-        raise DataError(
-            f"--labels: a class has {counted(smallest, 'real image')}, too few for two halves; leave it out"
-        )
+    counts = dict(zip(real.classes, np.bincount(real.labels).tolist(), strict=True))
+    check_labels(counts, 0)
     halves = [np.flatnonzero(real.labels == label) for label in range(len(real.classes))]
     rng = np.random.default_rng(0)
     learned = np.sort(np.concatenate([rng.permutation(rows)[: len(rows) // 2] for rows in halves]))
@@ -353,12 +355,8 @@ def _named(real: SceneSet, classifier: Callable[[SceneSet], Extractor]) -> tuple
     right = float((named.labels == others.labels).mean())
 
     def part(ipc: int, seed: int) -> Part:
-        wanted = ipc * len(real.classes)
-        if wanted > len(named.labels):
-            raise DataError(
-                f"--labels: IPC {ipc} takes {wanted} images, half of the real are {len(named.labels)}: leave it out"
-            )
-        rows = np.random.default_rng([seed, 1]).permutation(len(named.labels))[:wanted]
+        check_labels(counts, ipc)
+        rows = np.random.default_rng([seed, 1]).permutation(len(named.labels))[: ipc * len(real.classes)]
         return named, np.sort(rows).astype(np.int64)
 
     return part, (

@@ -49,6 +49,7 @@ from dpd_eval.subject import (
     Subject,
     check_asked,
     check_further,
+    check_private,
     check_sources,
     classes_of,
     open_audited,
@@ -164,6 +165,7 @@ def audit(
     check_unopened(train, held_out, reading)
     train = opened(train, held_out, reading)
     holdout = None if holdout is None else opened(holdout, held_out.elsewhere)
+    check_private(private, audited, train, holdout)
     check_sources(train, holdout, classes_of(audited))
     check_further(extractor)
     place = use_device(device).type

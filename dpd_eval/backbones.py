@@ -122,14 +122,20 @@ def fit_last_layer(layer: nn.Linear, features: Float32, labels: Int64, soft: Flo
     """Set `layer` to the logistic regression (L2, C = 1) of the labels on standardised features.
 
     Args:
-        features: [n, D]. labels: [n]; a class that has none is never predicted. soft: probabilities [n, C] to learn
-            instead.
+        features: [n, D]. labels: [n]; a class that has none is never predicted, and one that has all always is.
+        soft: probabilities [n, C] to learn instead.
     """
     mean, std = features.mean(axis=0), features.std(axis=0) + 1e-6
     rows, weights = np.arange(len(labels)), None
     if soft is not None:
         rows, labels = np.nonzero(soft)  # an image counts for a class as much as it is of it
         weights = soft[rows, labels]
+    if len(present := np.unique(labels)) == 1:  # no regression tells one class from others
+        with torch.no_grad():
+            layer.weight.zero_()
+            layer.bias.fill_(-NEVER)
+            layer.bias[present] = 0
+        return
     with threadpool_limits(1):  # the order of summation depends on the threads
         fitted = LogisticRegression(max_iter=1000).fit(((features - mean) / std)[rows], labels, sample_weight=weights)
     slopes, bias = fitted.coef_ / std, fitted.intercept_ - (fitted.coef_ / std) @ mean

@@ -58,7 +58,7 @@ from dpd_eval.statistics import (
     paired_difference,
     ratio_verdict,
 )
-from dpd_eval.students import TrainingResult, default_folder, in_float32, student_identity
+from dpd_eval.students import TrainingResult, default_folder, in_float32, recipe_of, student_identity
 from dpd_eval.teaching import answers_of, described, teacher_of
 from dpd_runtime.annotations import Float32, Int64, Progress
 from dpd_runtime.bundle import Bundle
@@ -158,7 +158,7 @@ def compare(
         said += _taught_by(opened.teacher, study)
     folder = cache or default_folder()
     said += [] if place.type == "cpu" else [f"students were trained on {hardware(place)}"]
-    if in_float32(study.recipe, place.type):
+    if any(in_float32(recipe_of(name, study.recipe), place.type) for name in study.students):
         said.append("students computed in float32, as the processor has no instructions for bfloat16")
     if any(name.startswith(PROBE) for name in study.students):
         said.append(f"students {PROBE}… are fitted; recipe and steps are for the others")

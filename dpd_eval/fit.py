@@ -12,7 +12,7 @@ import torch
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 from torch import nn
 
-from dpd_eval.backbones import Backbone, open_backbone
+from dpd_eval.backbones import open_backbone
 from dpd_eval.inputs import FitInputs
 from dpd_eval.options import FitConfig
 from dpd_eval.recipe import Recipe
@@ -120,7 +120,7 @@ def fit(inputs: FitInputs, *, device: str = "cpu", progress: Progress = lambda d
         parts["own"] = mine_of.part("train", side)
         if config.val_per_class != 0:
             held = mine_of.part("val", side)
-            if shared := len(set(held.hashes) & set(made.hashes)):
+            if shared := len(set(held.hashes) & set(made.hashes_as(held.rendering))):
                 raise DataError(
                     f"--own {mine_of.root}: {shared} of the images that are held out are also in {made_of.root}, so "
                     "they would measure nothing; leave them out of one"
@@ -131,13 +131,13 @@ def fit(inputs: FitInputs, *, device: str = "cpu", progress: Progress = lambda d
         answers = open_teacher(inputs.teacher, made.classes, torch.get_num_threads())
         training["teacher"] = described(inputs.teacher)
     if inputs.unlabelled is not None:
-        known = {digest for part in (*parts.values(), held) if part is not None for digest in part.hashes}
         rendering = None if mine_of is None else parts["own"].rendering
+        known = {digest for part in (*parts.values(), held) if part is not None for digest in part.hashes_as(rendering)}
         others = read_unlabelled(inputs.unlabelled, inputs.files, side, rendering, known)
         training["unlabelled"] = others.record()
     material = material_of(made, parts.get("own"), recipe, answers, others)
     recipe = recipe.for_training(len(material))
-    more = recipe.steps // CHECK_STEPS if mine_of is None else 0  # of the second training
+    more = max(1, recipe.steps // CHECK_STEPS) if mine_of is None else 0  # of the second training
     total = recipe.steps + more
     network = _train(config, material, recipe, lambda n, _: progress(n, total), place)
     checked: dict[str, float] = {}
@@ -145,7 +145,7 @@ def fit(inputs: FitInputs, *, device: str = "cpu", progress: Progress = lambda d
         rest = material_of(made.only(np.flatnonzero(~rows)), None, recipe, answers, others)
         short = replace(recipe, steps=more, warmup=min(recipe.warmup, more - 1))
         second = _train(config, rest, short, lambda n, _: progress(recipe.steps + n, total), place)
-        checked = _measure(second, made.only(np.flatnonzero(rows))) | {"steps": more}
+        checked = _measure(second, made.only(np.flatnonzero(rows))) | {"steps": 0 if config.steps == 0 else more}
     followed = recipe.to_dict() | ({"steps": 0} if config.steps == 0 else {})
     training |= {"recipe": followed, "seed": config.seed} | ({"set_check": checked} if checked else {})
     validation = {} if held is None else _measure(network, held)
@@ -174,15 +174,19 @@ def held_out_of_set(made: SceneSet, prototypes: Mapping[str, int]) -> Array | No
         rows = choose_groups(classes, joined(near, origin), HeldOut(val_per_class=wanted))
     except DataError:  # too few images, or one group holds a whole class
         return None
-    return np.isin(np.arange(len(made.hashes)), list(rows))
+    held = np.isin(np.arange(len(made.hashes)), list(rows))
+    left = np.bincount(made.labels[~held], minlength=len(made.classes))
+    return held if left.min() >= 2 else None
 
 
-def new_backbone(config: FitConfig, classes: int) -> Backbone:
-    """The config's backbone before its training, with a new last layer.
+def new_network(config: FitConfig, classes: int) -> nn.Module:
+    """The config's student, or its backbone with a new last layer, before the training.
 
     Raises:
-        InputError: it cannot be opened.
+        InputError: it cannot be built or opened.
     """
+    if config.backbone is None:
+        return build_student(config.network, classes, config.seed)
     backbone = open_backbone(config.network.removeprefix(HUB), classes)
     return backbone if config.steps == 0 else backbone.reduced()
 
@@ -190,13 +194,9 @@ def new_backbone(config: FitConfig, classes: int) -> Backbone:
 def _train(
     config: FitConfig, material: Material, recipe: Recipe, progress: Progress, device: torch.device
 ) -> nn.Module:
-    model: nn.Module
-    if config.backbone is None:
-        model = build_student(config.network, material.classes, config.seed)
-        if material.taught:
-            check_taught(config.network, model)
-    else:
-        model = new_backbone(config, material.classes)
+    model = new_network(config, material.classes)
+    if config.backbone is None and material.taught:
+        check_taught(config.network, model)
     done = begun(model, lambda: (material.images, material.labels, None))
     if done or config.steps == 0:
         return model.eval()

@@ -88,7 +88,7 @@ class EvaluationInputs:
         named = [("--train", self.real)]
         named += [(f"SET {name}", scenes) for name, scenes in zip(self.names, self.sets, strict=True)]
         for name, scenes in named:
-            shared = len(test_hashes.intersection(scenes.hashes))
+            shared = len(test_hashes.intersection(scenes.hashes_as(self.test.rendering)))
             if shared:
                 notes.append(
                     f"{counted(shared, 'test image is', 'test images are')} also in {name}, byte for byte: the "
@@ -293,6 +293,8 @@ def open_evaluation(
             check_set(str(one.root), counts, max(config.ipc))
         for name in config.baselines:
             check_counts(find_method(name), real, max(config.ipc))
+    if config.labels:
+        check_labels(real, max(config.ipc or (0,)))
     if teacher is not None:
         if config.soft_labels:
             raise InputError("--teacher and --soft-labels: a student learns from one teacher; leave one out")
@@ -300,6 +302,24 @@ def open_evaluation(
             raise InputError(f"--teacher: student {probe} is fitted and asks no teacher; evaluate it without one")
         _check_teacher(teacher, real)
     return OpenedEvaluation(compared, compared.train.settle(config), recipe, teacher)
+
+
+def check_labels(real: Mapping[str, int], ipc: int) -> None:
+    """Check that real images can be halved: a classifier learns from one half, and names images of the other.
+
+    Args:
+        real: class → images. ipc: how many of each class are named at most; 0 where that is not known yet.
+
+    Raises:
+        DataError: too few.
+    """
+    smallest, half = min(real.values()), sum(count - count // 2 for count in real.values())
+    if smallest < 4:
+        raise DataError(
+            f"--labels: a class has {counted(smallest, 'real image')}, too few for two halves; leave it out"
+        )
+    if (wanted := ipc * len(real)) > half:
+        raise DataError(f"--labels: IPC {ipc} takes {wanted} images, half of the real are {half}: leave it out")
 
 
 def extractor_name(config: EvaluateConfig) -> str | None:

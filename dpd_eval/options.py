@@ -154,8 +154,8 @@ class FitConfig(ImageOptions):
     recipe: str | None = setting(
         None,
         "Model",
-        "How the network is trained: quick, plain, paper, tune, taught or the path of a .toml file. Default: quick; tune with "
-        "--backbone; else taught with --teacher.",
+        "How the network is trained: quick, plain, paper, tune, taught or the path of a .toml file. Default: quick; "
+        "tune with --backbone; else taught with --teacher.",
     )
     steps: int | None = setting(
         None, "Running", "Training steps. Default: those of the recipe. With --backbone, 0 fits the last layer alone."

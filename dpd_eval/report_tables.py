@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dpd_eval.metrics import SetDetail, SetMetrics
+from dpd_eval.pretrained import PROBE
 from dpd_eval.ranking import dd_ranking
 from dpd_eval.report_inputs import BundleRecord, RunRecord
 from dpd_eval.report_records import (
@@ -507,16 +508,19 @@ def _entry(evaluation: NamedEvaluation, first: NamedEvaluation, setting: Setting
         return Cell(mean_and_spread(ours)), Cell("–")
     if "bundles" in (evaluation.repeated, first.repeated):  # pairs of one bundle are not independent
         return Cell(mean_and_spread(ours)), Cell("several bundles")
-    return Cell(mean_and_spread(ours)), _against(ours, other)
+    return Cell(mean_and_spread(ours)), _against(ours, other, (len(evaluation.sets), len(first.sets)))
 
 
-def _against(ours: ArmResult | None, first: ArmResult | None) -> Cell:
-    """Return the paired difference, or no value if the seeds differ."""
+def _against(ours: ArmResult | None, first: ArmResult | None, sets: tuple[int, int]) -> Cell:
+    """Return the paired difference, or no value if the seeds differ. sets: how many each evaluation has."""
     if ours is None or first is None or not ours.oa_runs:
         return Cell("–")
     if ours.seeds != first.seeds or len(ours.oa_runs) != len(first.oa_runs):
         return Cell("other seeds")
-    return difference_cell(paired_difference(ours.oa_runs, first.oa_runs))
+    same = [tuple(seed % count for count in sets) for seed in ours.seeds]  # a probe has no seed: its pairs are one
+    return difference_cell(
+        paired_difference(ours.oa_runs, first.oa_runs, same if ours.student.startswith(PROBE) else None)
+    )
 
 
 def _facts(evaluation: NamedEvaluation) -> dict[str, str]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from dpd_eval import networks as resnet
 from dpd_eval import networks as vit
 from dpd_eval.backbones import Probe
 from dpd_eval.extractors import store
+from dpd_eval.hub import is_hub
 from dpd_eval.networks import ConvNet, ConvNetD3
 from dpd_eval.pretrained import (
     NAMES,
@@ -31,6 +33,7 @@ from dpd_eval.pretrained import (
     extension,
     is_pretrained,
     pretrained_identity,
+    without_way,
 )
 from dpd_eval.recipe import Recipe, load_recipe
 from dpd_eval.statistics import confusion_matrix
@@ -111,7 +114,7 @@ def at_inference(student: nn.Module) -> nn.Module:
 def student_identity(name: str) -> str:
     """Return a text that identifies a student in the key of a stored training.
 
-    It includes the version of transformers, which may change what a name builds, and the weights of a hub model.
+    It includes the weights of a hub model, and the versions of what builds it and fits its last layer.
     """
     if name == "convnet":
         return name
@@ -119,8 +122,9 @@ def student_identity(name: str) -> str:
 
     known = is_pretrained(name)
     parts = [pretrained_identity(name) if known else name, f"transformers {transformers.__version__}"]
-    if name.startswith(PROBE):
-        parts += [f"scikit-learn {version('scikit-learn')}", "predicts in float32"]
+    parts += [f"timm {version('timm')}"] if known and is_hub(without_way(name)) and find_spec("timm") else []
+    parts += [f"scikit-learn {version('scikit-learn')}"] if name.startswith((PROBE, TUNE)) else []
+    parts += ["predicts in float32"] if name.startswith(PROBE) else []
     if name not in NAMES and not known:
         parts += [offering_package("dpd.students", name.partition(":")[0])]
     return " ".join(parts)
@@ -256,7 +260,12 @@ def rate_at(step: int, recipe: Recipe) -> float:
 
 
 def batches(count: int, batch: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """Yield rows [batch] forever: each random permutation of 0 … count-1 is used up before the next one."""
+    """Yield rows [batch] forever: each random permutation of 0 … count-1 is used up before the next one.
+
+    Args:
+        count: 1 or more; of none there is no batch.
+    """
+    assert count > 0
     queue = torch.empty(0, dtype=torch.int64)
     while True:
         while len(queue) < batch:

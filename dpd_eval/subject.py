@@ -16,7 +16,8 @@ from dpd_runtime.annotations import Float32, Images, Int64
 from dpd_runtime.bands import Band
 from dpd_runtime.bundle import Bundle, load_bundle
 from dpd_runtime.errors import DataError, InputError
-from dpd_runtime.machine import usable_cores
+from dpd_runtime.image_folders import check_apart
+from dpd_runtime.machine import usable_cores, usable_memory
 from dpd_runtime.manifest import MANIFEST_NAME
 from dpd_runtime.networks import TEACHER, choose_provider, load_networks
 from dpd_runtime.set_state import DATASET_NAME
@@ -91,6 +92,22 @@ def check_asked(audited: AuditSubject, *, run: Path | None, images: int | None, 
         if kind == "set" and value is not None:
             raise InputError(f"{option} {value} has no effect on a set: all its images are tested")
     check_run(kind, run)
+
+
+def check_private(private: Path | None, audited: AuditSubject, train: Scenes, holdout: Scenes | None) -> None:
+    """Check that pictures of real images go neither into what will leave, nor among the images that are read.
+
+    Raises:
+        InputError: `private` is inside a set or a bundle, or among the images.
+    """
+    if private is None:
+        return
+    leaves = audited.root if isinstance(audited, Set) else audited.path if isinstance(audited, Bundle) else None
+    if leaves is not None and private.resolve().is_relative_to(leaves.resolve()):
+        raise InputError(f"--private {private}: is inside {leaves}, which would leave with it; choose another place")
+    for scenes in (train, holdout):
+        if scenes is not None:
+            check_apart("--private", private, scenes.root)
 
 
 def check_further(extractor: str | None) -> None:
@@ -176,12 +193,19 @@ def _with_model(kind: Literal["bundle", "run"], model: Model, files: Mapping[str
 
 def _of_set(made: Set) -> Subject:
     path = made.root
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    size, memory = sum(file.stat().st_size for file in files), usable_memory()
+    if memory is not None and size > memory / 4:
+        raise InputError(
+            f"{path}: the audit looks for traces in all of its {counted(len(files), 'file')}, {size / 1e9:.1f} GB: "
+            f"more than a quarter of the {memory / 1e9:.1f} GB of memory; give a folder that holds the set alone"
+        )
     return Subject(
         name=path.resolve().name,
         kind="set",
         classes=tuple(made.scenes.counts("all")),
         side=made.scenes.side,
-        files={str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()},
+        files={str(file.relative_to(path)): file.read_bytes() for file in files},
         trained_on=None,
         bands=made.bands,
         made=made,

@@ -7,9 +7,9 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -76,6 +76,18 @@ class ClassifierRecord:
 
     def to_json(self) -> bytes:
         return (json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+    @property
+    def read_with(self) -> str:
+        """The options by which the site's own images became RGB when it was fitted; empty where there were none."""
+        own = self.training.get("own")
+        rendering = own.get("rendering") if isinstance(own, dict) else None
+        if not isinstance(rendering, dict):
+            return ""
+        bands, stretch = rendering.get("bands"), rendering.get("stretch")
+        words = [f"--bands {','.join(map(str, bands))}"] if isinstance(bands, list) else []
+        words += [f"--stretch {stretch}"] if isinstance(stretch, str) else []
+        return printable(" ".join(words))[:LONGEST_NAME]
 
 
 def parse_record(raw: bytes) -> ClassifierRecord:
@@ -253,15 +265,27 @@ class Label:
 
 @dataclass(frozen=True)
 class Labelled:
-    """The labels of a folder, in the order of its files, and a contact sheet with a row for each class.
+    """The labels of a folder, in the order of its files.
 
-    notes: what the user should know of how the files were read.
+    files: of the labels. square: reads one of them again, as it was labelled. notes: what the user should know of how
+    the files were read.
     """
 
     labels: tuple[Label, ...] = field(repr=False)
-    sheet: Pixels = field(repr=False)
+    files: tuple[Path, ...] = field(repr=False)
+    square: Callable[[Path], tuple[bytes, Pixels] | str] = field(repr=False)
     classes: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @cached_property
+    def sheet(self) -> Pixels:
+        """A contact sheet with a row for each class, whose images are read again."""
+        shown = []
+        for name in self.classes[:MOST_ROWS]:
+            own = [path for path, label in zip(self.files, self.labels, strict=True) if label.name == name]
+            again = map(self.square, evenly_spaced(own, ON_SHEET))
+            shown.append((name, [image[1] for image in again if not isinstance(image, str)]))
+        return contact_sheet(shown)
 
     @property
     def unread(self) -> tuple[Label, ...]:
@@ -382,15 +406,16 @@ def label_folder(
             f"{place}: none of {counted(len(files), 'file')} can be read, first {labels[0].file}: {labels[0].reason}"
         )
     notes = [together.note] if together.note else []
+    if classifier.record.read_with:
+        notes.append(
+            f"own images were read with {classifier.record.read_with} when it was fitted, and these as they are: bring "
+            "them to 8-bit RGB in the same way first"
+        )
     if holes := sum(gaps):
         have = counted(holes, "image has", "images have")
         notes.append(f"{have} pixels without data, which are black; such labels are less certain")
-    shown = []
-    for name in classifier.record.classes[:MOST_ROWS]:
-        own = [path for path, label in zip(files, labels, strict=True) if label.name == name]
-        again = [read_square(path, classifier.record.side, to_pixels) for path in evenly_spaced(own, ON_SHEET)]
-        shown.append((name, [image[1] for image in again if not isinstance(image, str)]))
-    return Labelled(tuple(labels), contact_sheet(shown), classifier.record.classes, tuple(notes))
+    square = partial(read_square, resolution=classifier.record.side, to_pixels=to_pixels)
+    return Labelled(tuple(labels), tuple(files), square, classifier.record.classes, tuple(notes))
 
 
 def _label_batch(
@@ -434,13 +459,16 @@ def classifier_card(record: ClassifierRecord) -> str:
         )
     elif checked := record.training.get("set_check"):
         ends = f"{100 * checked['low']:.1f} to {100 * checked['high']:.1f}"
+        second = f"training with {counted(checked['steps'], 'step')}" if checked["steps"] else "fit of the last layer"
         lines.append(
-            f"Not measured on images of the site. A second training with {checked['steps']} steps on a part of the set "
+            f"Not measured on images of the site. A second {second} on a part of the set "
             f"names {100 * checked['oa']:.1f} % of {checked['images']} other images of the set right (95 % interval "
             f"{ends}). Real images may differ: label some that you know, and count."
         )
     else:
-        lines.append("Not measured: no images of the site were given. Label some that you know, and count.")
+        why = "no images of the site were held out" if "own" in record.training else "the set has too few images"
+        why = "no images of the site were given" if "privacy" in record.training else why
+        lines.append(f"Not measured: {why}. Label some that you know, and count.")
     lines += [
         "",
         "## How to use it",
@@ -449,6 +477,15 @@ def classifier_card(record: ClassifierRecord) -> str:
         "dpd predict . IMAGES/ --out labels.csv",
         "```",
         "",
+        *(
+            [
+                f"The site's own images were read with {quoted(record.read_with)}: bring images to 8-bit RGB in the "
+                "same way first.",
+                "",
+            ]
+            if record.read_with
+            else []
+        ),
         f"Without dpd, any ONNX Runtime: {GRAPH_NAME} takes `{INPUT}`, float32 [n, 3, {side}, {side}], RGB, each value "
         "divided by 127.5, less 1. It gives logits [n, classes] in this order:",
         "",

@@ -451,13 +451,17 @@ class Rendering:
 
     def identity(self, content: bytes) -> str:
         """sha256 (hex) of a file's bytes, bands and limits, so that other pixels have another key in a cache."""
+        return self.identity_of(hashlib.sha256(content).digest())
+
+    def identity_of(self, digest: bytes) -> str:
+        """As `identity`, from the sha256 of a file's bytes."""
         deciding: list[Any] = [self.bands, self.limits]
         if self.carried or self.decibels:
             deciding += [self.decibels, bool(self.carried)]
         if not self.masks:
             deciding.append("no masks")
         decisive = json.dumps(deciding, separators=(",", ":"), allow_nan=False).encode()
-        return hashlib.sha256(b"dpd rendering\0" + decisive + b"\0" + hashlib.sha256(content).digest()).hexdigest()
+        return hashlib.sha256(b"dpd rendering\0" + decisive + b"\0" + digest).hexdigest()
 
     def record(self) -> dict[str, Any]:
         """The content for run.json; `stretch` is the value of `--stretch` that treats other images in the same way."""

@@ -76,6 +76,14 @@ class SceneSet:
         """What the channels are; empty for RGB."""
         return self.rendering.carried if self.rendering is not None else ()
 
+    def hashes_as(self, rendering: Rendering | None) -> list[str]:
+        """The hashes of images that Pillow read, as `rendering` would have them: by these, copies of a file are found
+        among images that were read otherwise.
+        """
+        if rendering is None or self.rendering is not None:
+            return list(self.hashes)
+        return [rendering.identity_of(bytes.fromhex(digest)) for digest in self.hashes]
+
     def only(self, rows: Sequence[int] | Int64) -> "SceneSet":
         """The images of these rows."""
         per_image = (self.hashes, self.paths, self.scenes)

@@ -146,7 +146,10 @@ def test_pictures_are_not_written_among_the_images(tmp_path: Path, process_envir
     done = run_dpd(["predict", "teacher", "scenes", "--sheet", "scenes/sheet.png"], process_environment, tmp_path)
     assert done.returncode == 2
     assert "--sheet scenes/sheet.png: is inside scenes, and would be read with its images" in done.stderr
-    given = ["audit", "scenes", "--train", "scenes", "--holdout", str(data), "--private", "scenes/pairs"]
-    done = run_dpd(given, process_environment, tmp_path)
-    assert done.returncode == 2
-    assert "--private scenes/pairs: is inside scenes, and would be read with its images" in done.stderr
+    tree(tmp_path / "set")
+    for private, why in (("scenes", "would be read with its images"), ("set", "which would leave with it")):
+        given = ["audit", "set", "--train", "scenes", "--holdout", str(data), "--private", f"{private}/pairs"]
+        done = run_dpd(given, process_environment, tmp_path)
+        assert done.returncode == 2
+        assert f"--private {private}/pairs: is inside {private}, " in done.stderr
+        assert why in done.stderr

@@ -106,6 +106,7 @@ EARLY = [
     ("audit BUNDLE --train scenes", "--train: its classes differ from the audited ones"),
     ("audit scenes --train scenes --private notes.txt/new", "notes.txt: is a file, where a folder must be"),
     ("audit scenes --train scenes --device tpu", "--device 'tpu' is unknown"),
+    ("audit scenes --train scenes --overwrite", "--overwrite has no effect without --out"),
     ("pretrain nothere --out new", "nothere: no such folder"),
     ("pretrain scenes --out full", "full is neither an empty folder nor a base"),
     ("pretrain scenes --out new --state notes.txt", "is a file, where a folder must be; choose another --state"),

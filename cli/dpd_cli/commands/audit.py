@@ -72,7 +72,6 @@ def audit_command(
         dpd audit set/ --train scenes/ --holdout heldout/ --private pairs/
     """
     from dpd_runtime.bundle import Bundle
-    from dpd_runtime.image_folders import check_apart
     from dpd_runtime.sealing import check_auditable
 
     check_device(device)
@@ -80,13 +79,18 @@ def audit_command(
     for place in (out, private, subject if (subject / "run.json").is_file() else None):
         if place is not None:
             check_writable(place)
-    for data in (train, holdout):
-        if private is not None and data is not None:
-            check_apart("--private", private, data)
     options = ImageOptions(**given_values(given, ImageOptions, train))
     require_torch("cpu", *extras_of(options.reading, train, holdout))
     check_cache(cache_folder("audit"))
-    from dpd_eval.subject import check_asked, check_further, check_numbers, check_sources, classes_of, open_audited
+    from dpd_eval.subject import (
+        check_asked,
+        check_further,
+        check_numbers,
+        check_private,
+        check_sources,
+        classes_of,
+        open_audited,
+    )
     from dpd_train.scenes import open_scenes
 
     check_numbers(images, seed)
@@ -96,6 +100,7 @@ def audit_command(
     check_asked(audited, run=run, images=images, seed=seed)
     check_further(extractor)
     scenes, others = open_scenes(train, options), None if holdout is None else open_scenes(holdout, options.elsewhere)
+    check_private(private, audited, scenes, others)
     check_sources(scenes, others, classes_of(audited))
     from dpd_eval.audit import audit  # loads PyTorch
     from dpd_eval.verdict import check_verdict, write_record
@@ -126,6 +131,8 @@ def check_out(subject: Path, out: Path | None, overwrite: bool) -> None:
     from dpd_runtime.sealing import check_target
 
     if out is None:
+        if overwrite:
+            raise InputError("--overwrite has no effect without --out: leave it out")
         return
     if subject.is_dir() and not (subject / "bundle.json").is_file():
         raise InputError(f"--out {out} has no effect: {subject} is no bundle; a run gets its audit.json, see --json")

@@ -146,13 +146,14 @@ def _print(out: Path, record: "ClassifierRecord", own: Path | None, seconds: flo
     if shares:
         print(f"accuracy    {_accuracy(shares, 'own image', '')}")
     elif checked := training.get("set_check"):
+        second = f"training with {counted(checked['steps'], 'step')}" if checked["steps"] else "fit of the last layer"
         print(f"accuracy    {_accuracy(checked, 'image', ' from the set itself')},")
-        print(
-            f"            of a second training with {checked['steps']} steps on the others; the classifier has seen all"
-        )
+        print(f"            of a second {second} on the others; the classifier has seen all")
         print("            real images may differ: give some labelled images of this site with --own")
     elif own is None:
         print("accuracy    not measured, as the set has too few images; give some of this site, labelled, with --own")
+    else:
+        print("accuracy    not measured, as none of the own images were held out; --val-per-class holds some out")
     print(f"classifier  {out}/, {record.network}, {record.graph.bytes / 1e6:.1f} MB, {record.side} px, {seconds:.0f} s")
     print(f"next        {shown(['dpd', 'predict', out, 'IMAGES/', '--out', 'labels.csv'])}")
 

@@ -19,7 +19,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from dpd_eval.backbones import TUNED_SIDE, Backbone, features_of, open_backbone
+from dpd_eval.backbones import TUNED_SIDE, Backbone, features_of, fit_last_layer, open_backbone
 from dpd_eval.recipe import load_recipe
 from dpd_eval.students import build_student, predict, recipe_of, train_student
 from dpd_runtime.annotations import Float32, Images, Int64
@@ -142,6 +142,12 @@ def test_smaller_images_are_enlarged_to_the_models_size(tmp_path: Path) -> None:
     with torch.no_grad():
         assert backbone(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
     assert seen == [(2, 3, 32, 32)]
+
+
+def test_the_last_layer_of_one_class_names_it() -> None:
+    layer, features = torch.nn.Linear(4, 3), np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    fit_last_layer(layer, features, np.full(5, 1))
+    assert layer(torch.from_numpy(features)).argmax(1).tolist() == [1] * 5
 
 
 @pytest.mark.parametrize("classes", [2, 3])

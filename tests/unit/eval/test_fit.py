@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.stats import binomtest
 from torch import nn
 
+from dpd_distill.api import predict as predict_folder
 from dpd_distill.fitting import fit_classifier
 from dpd_eval.backbones import Backbone
 from dpd_eval.fit import fit, held_out_of_set
@@ -22,8 +23,8 @@ from dpd_eval.sets import open_set
 from dpd_eval.students import predict, train_student
 from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_train.published import read_colours
-from dpd_train.reading import HeldOut
-from dpd_train.scenes import read_scenes
+from dpd_train.reading import PLAIN, HeldOut, parse_reading
+from dpd_train.scenes import open_scenes, read_scenes
 from tests.unit.eval.test_backbone import write_vit
 
 RECIPE = """
@@ -78,6 +79,14 @@ def test_without_own_images_a_second_training_is_measured_on_others_of_the_set(t
     ends = binomtest(right, 6).proportion_ci(method="wilson")
     assert (found["images"], found["steps"]) == (6, 10)
     assert [found[name] for name in ("oa", "low", "high")] == pytest.approx([right / 6, ends.low, ends.high], abs=1e-4)
+
+
+@pytest.mark.parametrize(("of_class", "held_out"), [(1, None), (2, None), (3, 2)])
+def test_a_set_of_few_images_is_measured_if_two_of_each_class_are_left(
+    of_class: int, held_out: int | None, tmp_path: Path, recipe: str
+) -> None:
+    found = fit(open_fit(write_set(tmp_path / "set", of_class), FitConfig(recipe=recipe, steps=2))).training
+    assert found.get("set_check", {}).get("images") == held_out
 
 
 @pytest.mark.full
@@ -137,6 +146,9 @@ def test_a_backbone_is_probed_and_then_tuned(tmp_path: Path, recipe: str) -> Non
     folder, own = write_set(tmp_path / "set", 8), write_set(tmp_path / "own", 10, seed=1)
     vit = write_vit(tmp_path / "vit")
     probed = fit(open_fit(folder, FitConfig(recipe=recipe, backbone=str(vit), steps=0), own))
+    again = fit(open_fit(folder, FitConfig(recipe=recipe, backbone=str(vit), steps=0))).training["set_check"]
+    assert again["steps"] == 0
+    assert again["images"] > 1
     tuned = fit(open_fit(folder, FitConfig(recipe=recipe, backbone=str(vit), steps=3), own))
     bodies = [
         dict(fitted.network.model.model.vit.named_parameters())["layernorm.weight"].detach()
@@ -222,3 +234,25 @@ def test_what_cannot_be_fitted_is_said_before_anything_is_trained(tmp_path: Path
     (tmp_path / "flat").mkdir()
     with pytest.raises(DataError, match="holds no class folders"):
         open_fit(tmp_path / "flat", FitConfig())
+
+
+def test_held_out_images_are_found_in_the_set_however_they_are_read(tmp_path: Path, recipe: str) -> None:
+    folder = write_set(tmp_path / "set", 8)
+    for reading in (PLAIN, parse_reading(None, "0:200")):
+        with pytest.raises(DataError, match="of the images that are held out are also in"):
+            fit(open_fit(folder, FitConfig(recipe=recipe), open_scenes(folder, reading=reading)))
+
+
+def test_a_classifier_says_how_own_images_were_read(tmp_path: Path, recipe: str) -> None:
+    folder, own = write_set(tmp_path / "set", 8), write_set(tmp_path / "own", 10, seed=1)
+    opened = open_scenes(own, reading=parse_reading(None, "0:200"))
+    record = fit_classifier(open_fit(folder, FitConfig(recipe=recipe, steps=2), opened), tmp_path / "model")
+    assert record.read_with == "--stretch 0.0:200.0"
+    assert (
+        "own images were read with `--stretch 0.0:200.0`: bring images to 8-bit RGB"
+        in (tmp_path / "model" / "README.md").read_text()
+    )
+    found = predict_folder(tmp_path / "model", own)
+    assert [note for note in found.notes if note.startswith("own images were read with --stretch 0.0:200.0 when it")]
+    plain = fit_classifier(open_fit(folder, FitConfig(recipe=recipe, steps=2), own), tmp_path / "plain")
+    assert (plain.read_with, predict_folder(tmp_path / "plain", own).notes) == ("", ())

@@ -529,6 +529,22 @@ def test_two_evaluations_of_one_test_are_an_ablation(tmp_path: Path) -> None:
     assert "ablation" not in [a["id"] for a in page.all("section")]
 
 
+def test_the_pairs_of_a_probe_on_one_set_are_one_repeat(tmp_path: Path) -> None:
+    """It has no seed: they are the same training again, and give no interval."""
+
+    def probed(accuracy: float, name: str) -> Path:
+        drawn = evaluation(pairs={10: 8})
+        (ours,) = [arm for arm in drawn.arms if arm.arm == "set" and arm.student == "convnet"]
+        arm = replace(ours, student="probe:hf:vit", oa_mean=accuracy, oa_runs=(accuracy,) * 8)
+        students = {arm.student: drawn.students["convnet"]}
+        one = replace(drawn, arms=(arm,), students=students, differences=(), sets=drawn.sets[:1], metrics=(), detail=())
+        return write_json(tmp_path / f"{name}.json", one.to_dict())
+
+    page, _ = made(tmp_path, probed(0.84, "plain"), probed(0.841, "better"))
+    text = page.words()
+    assert re.search(r"\+0\.10(?! \()", text[text.index("Comparison of evaluations") :])
+
+
 def test_what_was_not_measured_has_no_section(tmp_path: Path) -> None:
     page, _ = one(tmp_path, replace(evaluation(), metrics=(), detail=(), notes=(), versions={}, students={}))
     shown = ["verdict", "curves", "architectures", "classes", "timings", "provenance"]
