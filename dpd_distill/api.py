@@ -130,14 +130,15 @@ def distill(
         MissingExtraError: packages are not installed.
     """
     require_extras("train", "export", "eval", "cpu")
-    from dpd_distill.distillation import Asked, Inputs, begin, distil, failed_audit, request_of
+    from dpd_distill.distillation import Asked, Inputs, begin, distil, failed_audit, repeating, request_of
     from dpd_train.tracking import check_tracker
 
     check_tracker(tracker)
     given, opened = dict(options), None
     if isinstance(holdout := options.get("holdout"), Scenes):
         given["holdout"] = holdout.root
-    asked = request_of(Asked, scenes.root if isinstance(scenes, Scenes) else Path(scenes), Path(out), given)
+    place = scenes.root if isinstance(scenes, Scenes) else Path(scenes)
+    asked = repeating(request_of(Asked, place, Path(out), given), given)
     if isinstance(scenes, Scenes):
         asked = scenes.settle(asked, options)
         held = holdout if isinstance(holdout, Scenes) or holdout is None else open_with(Path(holdout), asked.elsewhere)

@@ -1,6 +1,6 @@
 """`dpd distill`: what was asked for, the plan, and the stages, without the command line."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dpd_eval.results import Evaluation
     from dpd_eval.verdict import Audit
     from dpd_runtime.bundle import Bundle
+    from dpd_runtime.sampler import PrototypeKind
     from dpd_train.config import TrainConfig
     from dpd_train.run import Run
     from dpd_train.scenes import Counted, Scenes
@@ -123,6 +124,8 @@ def request_of(kind: type[R], data: Path, out: Path, given: Mapping[str, Any]) -
         if name not in known:
             raise InputError(f"{option(name)} is no option of this distillation: leave it out")
     places = {name: str(Path(given[name]).absolute()) for name in kind.places if name in given}
+    if "base" in given and Path(given["base"]).is_dir():
+        places["base"] = str(Path(given["base"]).absolute())
     if "watchers" in given:
         from dpd_train.run import placed_watchers
 
@@ -133,6 +136,26 @@ def request_of(kind: type[R], data: Path, out: Path, given: Mapping[str, Any]) -
         if card is None:
             raise
         raise InputError(f"{error} ({card.path} says {' and '.join(card.values)})") from None
+
+
+def repeating(request: Asked, given: Collection[str]) -> Asked:
+    """The request with what the run of --plan decides; as it is without --plan.
+
+    Args:
+        given: names of the options that were given.
+
+    Raises:
+        InputError: no such run, or an option that it decides.
+    """
+    if request.plan is None:
+        return request
+    repeated = read_distillation(Path(request.plan))
+    decided = {"minutes", "ipc", "threads", "quick"} | ({"holdout"} if repeated.asked.quick else set())
+    if useless := decided & set(given):
+        raise InputError(f"--{min(useless)} has no effect with --plan, whose run decides it: leave it out")
+    same = {name: getattr(repeated, name) for name in ("ipc", "codes_only", "threads") if name not in given}
+    same |= {"watchers": repeated.asked.watchers} if "watchers" not in given else {}
+    return replace(request, quick=repeated.asked.quick, **same)
 
 
 def at_least_one(name: str, value: int | None) -> None:
@@ -178,6 +201,7 @@ class Distillation:
 
     Args:
         ipc, codes_only: as asked for, or what suits the number of scenes. notes: lines about data and plan.
+        prototypes: what the plan has time for: matched codes alone, or pooled ones; None for matched if the base can.
         judge: published network that judges beside the student from nothing, as `hf:` names it; None without one.
         idle: seconds that the plan takes on idle cores; None for one that another distillation had.
         opened: the images, if they are open already. They are not stored.
@@ -193,6 +217,7 @@ class Distillation:
     judged_ipc: int
     notes: tuple[str, ...]
     plan: "DistillPlan"
+    prototypes: "PrototypeKind | None" = None
     judge: str | None = None
     idle: float | None = None
     opened: "Inputs | None" = field(default=None, repr=False, compare=False)
@@ -231,11 +256,17 @@ class Distillation:
 
     def config(self) -> "TrainConfig":
         """The config of the training."""
-        return training_config(self.asked, self.plan, self.ipc)
+        return training_config(self.asked, self.plan, self.ipc, self.prototypes)
 
     def store(self) -> None:
-        """Make the folder, and write the plan into it."""
+        """Make the folder, and write the plan into it.
+
+        Raises:
+            InputError: another distillation began there while this one looked at its data.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        if (self.folder / STORED).exists():
+            raise InputError(f"{self.folder}: another dpd distill began there meanwhile; choose another --out")
         content = asdict(replace(self, opened=None)) | {"folder": None}
         del content["opened"]
         write_atomically(self.folder / STORED, dumps(content))
@@ -250,9 +281,11 @@ class Inputs:
 
     def held(self) -> "Counted":
         """The images that the audit compares with."""
+        from dpd_eval.subject import part_of
+
         if self.holdout is None:
             return self.scenes.counted("val")
-        return self.holdout.read_like(self.scenes, "--holdout", "DATA").counted("all")
+        return self.holdout.read_like(self.scenes, "--holdout", "DATA").counted(part_of(self.holdout))
 
 
 def open_inputs(asked: Asked) -> Inputs:
@@ -271,9 +304,11 @@ def open_inputs(asked: Asked) -> Inputs:
     return Inputs(scenes, open_scenes(Path(asked.holdout), asked.elsewhere) if asked.holdout else None)
 
 
-def training_config(asked: Asked, plan: "DistillPlan", ipc: int) -> "TrainConfig":
+def training_config(
+    asked: Asked, plan: "DistillPlan", ipc: int, prototypes: "PrototypeKind | None" = None
+) -> "TrainConfig":
     own = {name: getattr(asked, name) for name in ("seed", "base", "resolution", "watchers")}
-    return plan.config(ipc=ipc, **own, **asked.image_options)
+    return plan.config(ipc=ipc, prototypes=prototypes, **own, **asked.image_options)
 
 
 def begun_by(folder: Path) -> str | None:
@@ -374,11 +409,12 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar, opened: Inputs | Non
         tell(f"note          {line}")
     with bar("looking for near duplicates"):
         found, held = scenes.counted("train"), inputs.held()
-    found.check(scenes.root)
+        found.check(scenes.root)
     counts = found.scenes
     check_base_bands(asked.base, look.bands)
     task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, sum(held.scenes.values()), bool(look.bands))
     _check_codes(task, counts, asked.watchers)
+    _check_judging(asked, inputs)
     watchers, judge, seen = networks_for(task, asked.watchers)
     asked = replace(asked, watchers=watchers)
     threads, idle = asked.threads or idle_cores(), None
@@ -392,9 +428,7 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar, opened: Inputs | Non
     if asked.plan is not None:
         repeated = read_distillation(Path(asked.plan))
         plan = repeated.plan
-        if repeated.asked.watchers != asked.watchers:
-            had = f"{asked.plan} had --watchers {repeated.asked.watchers}"
-            of_plan.append(f"{had}, not {asked.watchers}: the times of the plan are not those of this run")
+        of_plan += _other_than(repeated, asked, sum(found.images.values()))
     else:
         from dpd_distill.kept_speed import speed_here
 
@@ -418,6 +452,7 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar, opened: Inputs | Non
         threads=threads,
         ipc=task.ipc,
         codes_only=task.codes_only,
+        prototypes="pooled" if not task.matched else "matched" if task.codes_only else None,
         images=sum(found.images.values()),
         classes=task.classes,
         judged_ipc=task.judged_ipc,
@@ -447,13 +482,53 @@ def check_places(folder: Path, out: Path) -> None:
 def _check_data(asked: Asked, folder: Path, inputs: Inputs) -> None:
     """Check the data before an image is opened."""
     from dpd_distill.plan import USUAL_IPC, full_plan
+    from dpd_eval.subject import check_sources
     from dpd_train.run import check_inputs
 
     check_inputs(inputs.scenes, folder / "training", training_config(asked, full_plan(1, 1), asked.ipc or USUAL_IPC))
-    if inputs.holdout is not None and (
-        missing := sorted(inputs.scenes.counts("train").keys() - inputs.holdout.counts("all"))
-    ):
-        raise DataError(f"--holdout {asked.holdout}: has no images of {missing[0]!r}; give images of every class")
+    if inputs.holdout is not None:
+        with _of_data():
+            check_sources(inputs.scenes, inputs.holdout, tuple(inputs.scenes.counts("train")))
+
+
+def _check_judging(asked: Asked, inputs: Inputs) -> None:
+    """Read what students are tested on and what the audit compares, whose errors would come after hours.
+
+    Raises:
+        DataError: as `dpd_eval.inputs.check_overlap` and `dpd_eval.subject.read_data`.
+    """
+    from dpd_eval.inputs import check_overlap
+    from dpd_eval.subject import read_data
+    from dpd_train.run import check_base_at
+
+    scenes, side = inputs.scenes, check_base_at(asked.base, asked.resolution)
+    real, tested = (scenes.part(part, side) for part in ("train", "val"))
+    with _of_data():
+        check_overlap(tested, real, "the validation part of --train", f"--train {scenes.root}")
+        if not asked.quick:
+            read_data(scenes, inputs.holdout, classes=real.classes, resolution=int(real.images.shape[1]))
+
+
+@contextmanager
+def _of_data() -> Iterator[None]:
+    """Errors of evaluation and audit, in the words of this command, with what changes what they compare with."""
+    try:
+        yield
+    except DataError as error:
+        said = str(error).replace("--train", "DATA").replace(", or --test val", "")
+        raise DataError(f"{said} (--val-per-class and --holdout decide what is held out)") from None
+
+
+def _other_than(repeated: Distillation, asked: Asked, images: int) -> list[str]:
+    """Lines about what differs from the run whose plan is repeated, so that its times are others."""
+    pairs = [
+        (f"{option(name)} {had}" if had else f"no {option(name)}", f"{now or 'none'}")
+        for name in ("watchers", "base", "resolution")
+        if (had := getattr(repeated.asked, name)) != (now := getattr(asked, name))
+    ]
+    if repeated.images != images:
+        pairs.append((counted(repeated.images, "training image"), f"{images}"))
+    return [f"{asked.plan} had {had}, not {now}: its times are not those of this run" for had, now in pairs]
 
 
 def _check_codes(task: "Task", counts: Mapping[str, int], watchers: str) -> None:
@@ -562,7 +637,11 @@ def distil(made: Distillation, stage: Stage, tell: Tell, tracker: str | None = N
 
 def _distil(made: Distillation, stage: Stage, tell: Tell, tracker: str | None) -> dict[str, Any]:
     """The five calls in order; each gives what is there already, if it is."""
+    import torch
+
     from dpd_train.tracking import Stopwatch
+
+    torch.set_num_threads(made.threads)
 
     watch = Stopwatch(made.folder / "seconds.json")
 
@@ -579,7 +658,7 @@ def _distil(made: Distillation, stage: Stage, tell: Tell, tracker: str | None) -
     with numbered(2, "Export a bundle and verify it against PyTorch's images") as bars:
         bundle = _exported(made, run, bars, tell)
     with numbered(3, "Compare students on the set with students on real images") as bars:
-        evaluation = _judged(made, bundle, bars, tell)
+        evaluation = _judged(made, run, bundle, bars, tell)
     if made.asked.quick:
         with numbered(4, "Write a report of what is not audited"):
             audit = None
@@ -599,12 +678,9 @@ def _trained(made: Distillation, stage: Stage, tracker: str | None) -> "Run":
     from dpd_train.run import open_run
 
     if not (made.training / "run.json").exists():
-        import torch
-
         from dpd_train.compute import use_device
         from dpd_train.train import train
 
-        torch.set_num_threads(made.threads)
         device = use_device("auto")
         train(
             made.inputs.scenes,
@@ -651,7 +727,23 @@ def _check_free(out: Path) -> None:
         raise InputError(f"--out {out} exists and is not of this distillation; move it away")
 
 
-def _judged(made: Distillation, bundle: "Bundle", stage: Stage, tell: Tell) -> "Evaluation":
+def _check_same(made: Distillation, run: "Run", bundle: "Bundle") -> None:
+    """Check that the training images are those that the run has learned from.
+
+    Raises:
+        DataError: others are held out now, as images came, went or changed since; some may have been trained on.
+    """
+    from dpd_train.scene_set import fingerprint
+
+    scenes, side = made.inputs.scenes, bundle.manifest.image_shape[0]
+    if fingerprint(scenes.part("train", side))["sha256"] != run.record["data"]["sha256"]:
+        raise DataError(
+            f"{scenes.root}: its training images are not those of {run.path}, as images came, went or changed since; "
+            "put back what was there, or begin again with another --out"
+        )
+
+
+def _judged(made: Distillation, run: "Run", bundle: "Bundle", stage: Stage, tell: Tell) -> "Evaluation":
     from dpd_eval import evaluate
     from dpd_eval.options import EvaluateConfig
     from dpd_eval.pretrained import PROBE, check_student
@@ -661,6 +753,7 @@ def _judged(made: Distillation, bundle: "Bundle", stage: Stage, tell: Tell) -> "
     results = made.results
     if results["evaluation"].exists():
         return read_results(results["evaluation"])
+    _check_same(made, run, bundle)
     generation = generate(bundle, ipc=made.judged_ipc, seed=made.asked.seed, provider="cpu")
     write_set(generation, results["set"], stage("generating"))
     published = () if made.judge is None else (f"{PROBE}{HUB}{made.judge}",)
@@ -717,6 +810,7 @@ def _audited(made: Distillation, run: "Run", bundle: "Bundle", stage: Stage) -> 
         result = read_audit(made.audit)
     else:
         _check_free(made.out)
+        _check_same(made, run, bundle)
         result = audit(
             bundle,
             train=made.inputs.scenes,

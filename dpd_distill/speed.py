@@ -47,7 +47,16 @@ def step_seconds(train: Callable[[Progress], object]) -> float:
     they add to all steps, the seconds of computing tell what is left without them.
     """
     ends: list[tuple[float, float]] = []
-    train(lambda done, total: ends.append((time.perf_counter(), time.process_time())))
+    on_gpu = torch.cuda.is_available()
+
+    def tell(done: int, total: int) -> None:
+        if on_gpu:  # which works on after a call has returned
+            torch.cuda.synchronize()
+        ends.append((time.perf_counter(), time.process_time()))
+
+    train(tell)
+    if on_gpu:  # and the seconds of computing are not those of the processor
+        return min(later - before for (before, _), (later, _) in pairwise(ends))
     cores = max(1.0, 0.8 * torch.get_num_threads())
     return min(
         min(later - before, (computed - earlier) / cores) for (before, earlier), (later, computed) in pairwise(ends)

@@ -168,7 +168,7 @@ def read_inputs(compared: Compared, resolution: int | None = None) -> Evaluation
     test = train if compared.test is None else compared.test.read_like(train, "--test", "--train")
     tested = test.part(part, side)
     inputs = EvaluationInputs(tuple(str(one.root) for one in sets), tuple(distilled), real, tested, part)
-    _check_overlap(tested, real, compared.tested, source)
+    check_overlap(tested, real, compared.tested, source)
     _check_classes(tested.classes, real.classes, compared.tested, source)
     for name, scenes in zip(inputs.names, inputs.sets, strict=True):
         _check_classes(scenes.classes, real.classes, f"SET {name}", source)
@@ -222,8 +222,12 @@ def _check_classes(classes: tuple[str, ...], expected: tuple[str, ...], what: st
         )
 
 
-def _check_overlap(tested: SceneSet, real: SceneSet, what: str, reference: str) -> None:
-    """Refuse test images of which more than a tenth are training images; a few shared images only give a note."""
+def check_overlap(tested: SceneSet, real: SceneSet, what: str, reference: str) -> None:
+    """Refuse test images of which more than a tenth are training images; a few shared images only give a note.
+
+    Raises:
+        DataError: they are.
+    """
     shared = len(set(tested.hashes) & set(real.hashes))
     if 10 * shared > len(tested.labels):
         raise DataError(

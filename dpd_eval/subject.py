@@ -333,7 +333,7 @@ def read_data(train: Scenes, holdout: Scenes | None, *, classes: Sequence[str], 
         held = train.part("val", resolution)
     else:
         set_aside = train.part("val", resolution) if train.held_out.val_per_class != 0 else None
-        held = holdout.read_like(train, "--holdout", "--train").part(_part_of(holdout), resolution)
+        held = holdout.read_like(train, "--holdout", "--train").part(part_of(holdout), resolution)
     source = _source(holdout)
     _check_classes(classes, real.classes, held.classes, source)
     held, shared = _without_copies(held, real, source)
@@ -362,11 +362,12 @@ def check_sources(train: Scenes, holdout: Scenes | None, classes: Sequence[str])
         DataError: as `read_data`.
     """
     real = train.counts("train")
-    held = train.counts("val") if holdout is None else holdout.counts(_part_of(holdout))
+    held = train.counts("val") if holdout is None else holdout.counts(part_of(holdout))
     _check_classes(classes, tuple(real), tuple(held), _source(holdout))
 
 
-def _part_of(holdout: Scenes) -> Part:
+def part_of(holdout: Scenes) -> Part:
+    """The part of a hold-out that an audit compares with."""
     return "test" if "test" in holdout.parts else "all"
 
 

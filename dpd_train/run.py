@@ -52,7 +52,7 @@ def check_run_folder(out: Path, resume: bool) -> None:
         raise InputError(f"{out} is a file; choose another --out")
     if (out / "run.json").exists():
         raise InputError(f"{out} holds a finished run; choose another --out")
-    if not any(out.iterdir()):
+    if all(path.is_dir() for path in out.rglob("*")):  # as a full disk may leave
         return
     if _stored(out) is None:
         raise InputError(f"{out} is not empty and holds no unfinished run; choose another --out")
@@ -211,6 +211,7 @@ def match_config(
     if before is None:
         places = [None if place is None else str(place.absolute()) for place in (source, cache)]
         content |= dict(zip(PLACES, places, strict=True))
+        (out / STORED).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out / STORED, json.dumps(content, allow_nan=False).encode())
         return
     now, then = (_without_licences(found.get("encoders", [])) for found in (content, before))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sklearn.metrics import euclidean_distances
 
 from dpd_runtime.annotations import Float32, Images, Int64, Pixels
@@ -32,7 +32,7 @@ from dpd_train.bases import (
 )
 from dpd_train.captions import PromptTable, aggregate_prompts, caption_table, embed
 from dpd_train.classifiers import ClassifierTraining, Labelled, evenly, trained_classifier
-from dpd_train.compute import placed
+from dpd_train.compute import placed, save_state
 from dpd_train.config import (
     EARLIER_VIEWS,
     HUB,
@@ -531,7 +531,7 @@ def _start(
         progress = run.progress("starting images")
         with placed(base.unet, run.device):
             codes = starting_codes(base, latent_classifier, classes, prompts, count, run.config.seed, progress)
-        save_file({"codes": codes.contiguous()}, path)
+        save_state(path, {"codes": codes}, {})
     return load_file(path)["codes"]
 
 

@@ -154,15 +154,14 @@ def _open(
         different = dict(zip(run_data.train.classes, map(len, rows_by_class(run_data.train)), strict=True))
         for line in network_remarks(different, matched=config.prototypes == "matched"):
             log.info(line)
-    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    of_data = run_data.fingerprint
+    if config.samples is not None:  # which images are used may hang on a cache or a machine
+        of_data = of_data | {"samples": fingerprint(run_data.train)["sha256"]}
+    match_config(out, config, of_data, scenes.root, cache)  # first: by it a resumed run knows its folder
     (out / "private").mkdir(exist_ok=True, mode=0o700)
     write_quarantine(out / "private" / "quarantine.csv", run_data.findings)
     for number, picture in enumerate(taken.picture for taken in run_data.taken if taken.picture is not None):
         Image.fromarray(picture).save(out / "private" / f"decisions{number or ''}.png")
-    of_data = run_data.fingerprint
-    if config.samples is not None:  # which images are used may hang on a cache or a machine
-        of_data = of_data | {"samples": fingerprint(run_data.train)["sha256"]}
-    match_config(out, config, of_data, scenes.root, cache)
     return base, run_data, config
 
 

@@ -61,6 +61,7 @@ def test_a_killed_distillation_continues(folder: Path, process_environment: dict
     assert "6 of matching" in begun.stderr
     assert not (folder / "short.dpd").exists()
     done = dpd(folder, process_environment, "--resume", "--out", "short.dpd", "--json")
+    assert done.stdout, done.stderr
     result = json.loads(done.stdout)
     assert done.returncode == (4 if result["verdict"] == "FAIL" else 0), done.stderr
     made = load_bundle(folder / "short.dpd")
@@ -308,7 +309,16 @@ def test_scenes_of_four_bands_are_distilled_judged_and_audited(
         (["scenes", "--out", "new.dpd", "--minutes", "0"], "--minutes is 0"),
         (["scenes", "--out", "new.dpd", "--ipc", "0"], "--ipc is 0"),
         (["nothing", "--out", "new.dpd"], "nothing"),
-        (["scenes", "--out", "new.dpd", "--holdout", "half"], "--holdout"),
+        (
+            ["scenes", "--out", "new.dpd", "--holdout", "half"],
+            "--holdout: its classes differ from the audited ones: Fields",
+        ),
+        (["few", "--out", "new.dpd"], "the validation part of DATA: class Fields has 1 usable image, near duplicates"),
+        (["few", "--out", "new.dpd"], "(--val-per-class and --holdout decide what is held out)"),
+        (
+            ["scenes", "--out", "new.dpd", "--holdout", "scenes"],
+            "images are training images; give images that were not",
+        ),
         (["scenes", "--out", "new.dpd", "--plan", "scenes"], "scenes: holds no distillation"),
         (["damaged", "--out", "new.dpd"], "of 40 images of a sample will be set aside, first River/River_0004.png: "),
         (
@@ -325,6 +335,10 @@ def test_what_cannot_be_distilled_is_said_before_anything_is_written(
 ) -> None:
     shutil.copytree(folder / "heldout" / "River", folder / "half" / "River", dirs_exist_ok=True)
     shutil.copytree(folder / "heldout" / "Road", folder / "half" / "Road", dirs_exist_ok=True)
+    for source in (folder / "scenes").iterdir():
+        for path in sorted(source.iterdir())[:10]:
+            (folder / "few" / source.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder / "few" / source.name)
     for name in ("River", "Road"):
         shutil.copytree(folder / "scenes" / name, folder / "damaged" / name, dirs_exist_ok=True)
         for path in sorted((folder / "damaged" / name).iterdir())[4:]:

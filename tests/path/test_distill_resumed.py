@@ -1,12 +1,13 @@
 """A distillation that goes on looks at what is at --out before it takes it for its own."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
-from dpd_distill.distillation import Distillation, distil
+from dpd_distill.distillation import Asked, Distillation, distil, repeating
 from dpd_runtime.errors import InputError
 from tests.drawn_results import audit, write_json
 from tests.path.test_report_inputs import finish, planned
@@ -47,3 +48,24 @@ def test_a_finished_one_is_read_again(tmp_path: Path) -> None:
     assert distil(made, lambda title: lambda done, total: None, told.append) == {"verdict": "WARN"}
     assert told == []
     assert json.loads((made.folder / "plan.json").read_text())["ipc"] == 2
+
+
+def test_a_second_one_does_not_replace_the_plan_of_the_first(tmp_path: Path) -> None:
+    made = planned(tmp_path)
+    stored = (made.folder / "plan.json").read_bytes()
+    with pytest.raises(InputError, match="another dpd distill began there meanwhile; choose another --out"):
+        replace(made, ipc=3).store()
+    assert (made.folder / "plan.json").read_bytes() == stored
+
+
+def test_a_repeated_plan_brings_what_its_run_was_asked(tmp_path: Path) -> None:
+    quick = planned(tmp_path, quick=True)
+    request = Asked(data=str(tmp_path), out=str(tmp_path / "again.dpd"), plan=str(quick.folder))
+    repeated = repeating(request, ("plan",))
+    assert (repeated.quick, repeated.ipc, repeated.threads) == (True, quick.ipc, quick.threads)
+    assert repeating(replace(request, threads=7), ()).threads == quick.threads
+    for given in ("minutes", "ipc", "threads", "quick", "holdout"):
+        with pytest.raises(InputError, match=f"--{given} has no effect with --plan"):
+            repeating(request, (given,))
+    plain = replace(request, plan=None)
+    assert repeating(plain, ("ipc",)) is plain

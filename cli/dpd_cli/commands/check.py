@@ -96,7 +96,7 @@ def check_command(
         check_matched_counts(counts, carried=True)
     task = task_of(counts, held=sum(held.scenes.values()), own_vae=bool(look.bands))
     watchers, judge, seen = networks_for(task)
-    notes = [*scene_remarks(found), *remarks(counts, task), *audit_remarks(held), *seen]
+    notes = [*look.notes, *scene_remarks(found), *remarks(counts, task), *audit_remarks(held), *seen]
     say(*(f"note          {line}" for line in notes))
     config = TrainConfig(
         base=base, ipc=task.ipc, steps=1, resolution=resolution, watchers=watchers, **options.image_options
@@ -110,7 +110,7 @@ def check_command(
         "least": make_plan(task, speed, 0),
         "quick": make_plan(task_of(counts, quick=True, own_vae=bool(look.bands)), speed, QUICK_MINUTES),
     }
-    seconds = {name: plan.total for name, plan in plans.items()}
+    seconds = {name: plan.longest if name == "least" else plan.total for name, plan in plans.items()}
     idle = {name: on_idle_cores(each, share, threads, usable_cores()) for name, each in seconds.items()}
     if json_output:
         facts: dict[str, Any] = {"train": found.images, "scenes": found.scenes, "notes": [*fate, *notes]}

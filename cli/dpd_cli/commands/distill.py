@@ -1,7 +1,7 @@
 """`dpd distill`: scenes → an audited bundle and a report, in a given time."""
 
 import logging
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,7 +87,7 @@ def distill_command(
         if data is not None:
             for line in (*_plan_lines(distillation), f"interrupted?  {resume_command(out)}"):
                 tell(line)
-        distillation.store()
+            distillation.store()
         with stage_progress() as stage:
             result = distil(distillation, stage, tell, tracker)
     except KeyboardInterrupt:
@@ -126,7 +126,7 @@ def print_signing(out: Path, ipc: int, *demands: str) -> None:
 
 def _begun(data: Path | None, out: Path, asked: dict[str, Any], tell: "Tell") -> "Distillation":
     """The distillation to continue, or a new one with its plan, whose data and notes are told."""
-    from dpd_distill.distillation import begin, check_resumed, read_distillation, resumed_lines
+    from dpd_distill.distillation import begin, check_resumed, read_distillation, repeating, resumed_lines
 
     if data is None:
         before = read_distillation(folder_of(out))
@@ -136,15 +136,7 @@ def _begun(data: Path | None, out: Path, asked: dict[str, Any], tell: "Tell") ->
         log_briefly()
         tell(f"continues     {before.folder}, planned for {duration(before.plan.total)}")
         return before
-    request = request_of(Asked, data, out, asked)
-    if request.plan is not None:
-        if useless := {"minutes", "ipc", "threads", "quick"} & set(asked):
-            raise InputError(f"--{min(useless)} has no effect with --plan, whose run decides it: leave it out")
-        repeated = read_distillation(Path(request.plan))
-        same = {name: getattr(repeated, name) for name in ("ipc", "codes_only", "threads") if name not in asked}
-        same |= {"watchers": repeated.asked.watchers} if "watchers" not in asked else {}
-        request = replace(request, quick=repeated.asked.quick, **same)
-    planned = begin(request, tell, progress_bar)
+    planned = begin(repeating(request_of(Asked, data, out, asked), asked), tell, progress_bar)
     log_briefly()  # only now: the steps that measure this machine are no news
     return planned
 
