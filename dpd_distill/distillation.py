@@ -391,7 +391,7 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar, opened: Inputs | Non
     )
     from dpd_runtime.machine import idle_cores, usable_cores
     from dpd_train.base_files import check_base_bands
-    from dpd_train.run import fate_of_scenes
+    from dpd_train.run import check_matched_counts, fate_of_scenes
     from dpd_train.scenes import look_at
 
     out, cores = Path(asked.out), usable_cores()
@@ -412,6 +412,8 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar, opened: Inputs | Non
         found.check(scenes.root)
     counts = found.scenes
     check_base_bands(asked.base, look.bands)
+    if look.bands:
+        check_matched_counts(counts, carried=True)
     task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, sum(held.scenes.values()), bool(look.bands))
     _check_codes(task, counts, asked.watchers)
     _check_judging(asked, inputs)

@@ -47,6 +47,7 @@ WATCHER_VIEWS_BESIDE_PUBLISHED = RESIDUAL_VIEWS * 1540 + ATTENTION_VIEWS * 2600 
 STATISTICS_VIEWS = 0.26 * 20 + 0.21 * 8  # for each image that statistics are measured on, without a gradient
 STATISTICS_VIEWS_BESIDE_PUBLISHED = 0.26 * 5 + 0.21 * 2
 STATISTICS_IMAGES = 8000  # at least
+EARLIER_LOOKS = 4 * 0.25  # in each step four own watchers look at the images of earlier blocks
 LATENT_CLASSIFIER_VIEWS = 0.32 * 64
 PERCEPTUAL_VIEWS = 1.2 * 3 * 64
 EXTRACTOR_VIEWS = 64 * 1200  # of evaluation and audit together
@@ -336,12 +337,7 @@ def remarks(counts: Mapping[str, int], task: Task) -> list[str]:
     lines = []
     if task.own_vae:
         lines.append("images keep their bands: a codes-only bundle, with a VAE that is trained for them")
-    if not task.matched and task.own_vae:
-        lines.append(
-            f"class {least!r} has {counted(task.smallest, 'training image')}, and other bands than RGB are "
-            f"distilled as matched codes, which need {LEAST_MATCHED} in each class"
-        )
-    elif not task.matched:
+    if not task.matched:
         few = sum(count < LEAST_MATCHED for count in counts.values())
         lines.append(
             f"{few} of {task.classes} classes have fewer than {LEAST_MATCHED} training images, {least!r} has "
@@ -390,7 +386,9 @@ def _probes(plan: DistillPlan, task: Task, processes: int) -> int:
 
 def _matching(steps: int, task: Task, speed: WorkSpeed) -> float:
     part = PUBLISHED_PART if speed.watched else 0.0
-    return steps * task.classes * task.codes * ((1 - part) * speed.decoded + part * speed.watched)
+    of_block = task.codes * ((1 - part) * speed.decoded + part * speed.watched)
+    earlier = sum(range(0, task.codes, BLOCK)) * EARLIER_LOOKS * speed.view
+    return steps * task.classes * (of_block + earlier)
 
 
 def _earlier_blocks(task: Task, speed: WorkSpeed) -> float:
