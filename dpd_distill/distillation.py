@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import check_writable, dumps, loads, size_of, write_atomically
 from dpd_runtime.settings import setting
-from dpd_runtime.text import counted, option, printable, shown
+from dpd_runtime.text import LONGEST_NAME, counted, is_readable, option, printable, shown
 from dpd_train.config import AUTO, HUB, WATCHERS_HELP, extra_watchers  # noqa: TID253 -- loads no PyTorch
 from dpd_train.reading import ImageOptions  # noqa: TID253 -- loads no PyTorch
 
@@ -470,8 +470,13 @@ def check_places(folder: Path, out: Path) -> None:
     """Check that a distillation can write its folder and its bundle.
 
     Raises:
-        InputError: something is there already, or nothing can be written there.
+        InputError: something is there already, nothing can be written there, or no bundle can be called so.
     """
+    if not is_readable(out.name.removesuffix(".dpd"), LONGEST_NAME):
+        raise InputError(
+            f"--out {printable(out)}: the bundle is called after it; give a name of at most {LONGEST_NAME} letters, all "
+            "of which can be seen"
+        )
     if folder.exists() and any(folder.iterdir()):
         begun = begun_by(folder)
         way = f"continue it with: {resume_command(out, begun)}, or " if begun else ""

@@ -309,6 +309,7 @@ def test_scenes_of_four_bands_are_distilled_judged_and_audited(
         (["scenes", "--out", "new.dpd", "--minutes", "0"], "--minutes is 0"),
         (["scenes", "--out", "new.dpd", "--ipc", "0"], "--ipc is 0"),
         (["nothing", "--out", "new.dpd"], "nothing"),
+        (["scenes", "--out", "ne\u200bw.dpd"], "the bundle is called after it; give a name of at most 200 letters"),
         (
             ["scenes", "--out", "new.dpd", "--holdout", "half"],
             "--holdout: its classes differ from the audited ones: Fields",
