@@ -474,8 +474,8 @@ def check_places(folder: Path, out: Path) -> None:
     """
     if not is_readable(out.name.removesuffix(".dpd"), LONGEST_NAME):
         raise InputError(
-            f"--out {printable(out)}: the bundle is called after it; give a name of at most {LONGEST_NAME} letters, all "
-            "of which can be seen"
+            f"--out {printable(out)}: the bundle is called after it; give a name of at most {LONGEST_NAME} letters, "
+            "all of which can be seen"
         )
     if folder.exists() and any(folder.iterdir()):
         begun = begun_by(folder)
