@@ -124,8 +124,8 @@ def request_of(kind: type[R], data: Path, out: Path, given: Mapping[str, Any]) -
         if name not in known:
             raise InputError(f"{option(name)} is no option of this distillation: leave it out")
     places = {name: str(Path(given[name]).absolute()) for name in kind.places if name in given}
-    if "base" in given and Path(given["base"]).is_dir():
-        places["base"] = str(Path(given["base"]).absolute())
+    if "base" in given:
+        places["base"] = _placed(given["base"])
     if "watchers" in given:
         from dpd_train.run import placed_watchers
 
@@ -136,6 +136,13 @@ def request_of(kind: type[R], data: Path, out: Path, given: Mapping[str, Any]) -
         if card is None:
             raise
         raise InputError(f"{error} ({card.path} says {' and '.join(card.values)})") from None
+
+
+def _placed(base: str) -> str:
+    """The folder of a base, absolute; a name or an id as it is."""
+    from dpd_train.base_files import SHIPPED_BASE
+
+    return base if base == SHIPPED_BASE or not Path(base).is_dir() else str(Path(base).absolute())
 
 
 def repeating(request: Asked, given: Collection[str]) -> Asked:
@@ -283,9 +290,12 @@ class Inputs:
         """The images that the audit compares with."""
         from dpd_eval.subject import part_of
 
-        if self.holdout is None:
-            return self.scenes.counted("val")
-        return self.holdout.read_like(self.scenes, "--holdout", "DATA").counted(part_of(self.holdout))
+        return self.scenes.counted("val") if self.compared is None else self.compared.counted(part_of(self.compared))
+
+    @cached_property
+    def compared(self) -> "Scenes | None":
+        """The hold-out, read as the scenes are."""
+        return None if self.holdout is None else self.holdout.read_like(self.scenes, "--holdout", "DATA")
 
 
 def open_inputs(asked: Asked) -> Inputs:
@@ -416,7 +426,6 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar, opened: Inputs | Non
         check_matched_counts(counts, carried=True)
     task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, sum(held.scenes.values()), bool(look.bands))
     _check_codes(task, counts, asked.watchers)
-    _check_judging(asked, inputs)
     watchers, judge, seen = networks_for(task, asked.watchers)
     asked = replace(asked, watchers=watchers)
     threads, idle = asked.threads or idle_cores(), None
@@ -438,6 +447,11 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar, opened: Inputs | Non
             config = training_config(asked, full_plan(1, 1), task.ipc)
             alone, share = speed_here(config, threads, progress, tell, len(look.bands), judge)
         speed = alone.beside_others(share)
+        if task.codes_only and not speed.decoder:
+            raise InputError(
+                f"base {asked.base!r}: codes are matched through its decoder, which is too large for that on a CPU: "
+                "take --base nano, a machine with CUDA, or --no-codes-only"
+            )
         usual = QUICK_MINUTES if asked.quick else MINUTES
         plan = make_plan(task, speed, usual) if asked.minutes is None else fitting_plan(task, speed, asked.minutes)
         idle = on_idle_cores(plan.total, share, threads, cores)
@@ -445,6 +459,8 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar, opened: Inputs | Non
             of_plan.append(f"on this machine it takes longer than the usual {usual:g} minutes")
     if asked.threads is None and threads < cores:
         of_plan.append(f"other programs are busy: {threads} of {cores} cores are used; they may slow this")
+    with bar("looking at what is held out"):
+        _check_judging(asked, inputs)
     of_plan = [*plan_remarks(task, plan), *of_plan]
     for line in of_plan:
         tell(f"note          {line}")
@@ -494,7 +510,7 @@ def _check_data(asked: Asked, folder: Path, inputs: Inputs) -> None:
 
     check_inputs(inputs.scenes, folder / "training", training_config(asked, full_plan(1, 1), asked.ipc or USUAL_IPC))
     if inputs.holdout is not None:
-        with _of_data():
+        with _of_data("name the class folders alike"):
             check_sources(inputs.scenes, inputs.holdout, tuple(inputs.scenes.counts("train")))
 
 
@@ -510,28 +526,37 @@ def _check_judging(asked: Asked, inputs: Inputs) -> None:
 
     scenes, side = inputs.scenes, check_base_at(asked.base, asked.resolution)
     real, tested = (scenes.part(part, side) for part in ("train", "val"))
-    with _of_data():
+    brought = "val" in scenes.parts
+    others = "put others into val/" if brought else "--val-per-class holds out others"
+    with _of_data(others):
         check_overlap(tested, real, "the validation part of --train", f"--train {scenes.root}")
-        if not asked.quick:
-            read_data(scenes, inputs.holdout, classes=real.classes, resolution=int(real.images.shape[1]))
+    if not asked.quick:
+        with _of_data(f"{others}, and --holdout brings some"):
+            read_data(scenes, inputs.compared, classes=real.classes, resolution=int(real.images.shape[1]))
 
 
 @contextmanager
-def _of_data() -> Iterator[None]:
-    """Errors of evaluation and audit, in the words of this command, with what changes what they compare with."""
+def _of_data(way_out: str) -> Iterator[None]:
+    """Errors of evaluation and audit, in the words of this command."""
     try:
         yield
     except DataError as error:
-        said = str(error).replace("--train", "DATA").replace(", or --test val", "")
-        raise DataError(f"{said} (--val-per-class and --holdout decide what is held out)") from None
+        said = (
+            str(error)
+            .replace("--train", "DATA")
+            .replace(", or --test val", "")
+            .replace("the audited ones", "those of DATA")
+        )
+        raise DataError(f"{said}; {way_out}") from None
 
 
 def _other_than(repeated: Distillation, asked: Asked, images: int) -> list[str]:
     """Lines about what differs from the run whose plan is repeated, so that its times are others."""
+    placed = replace(repeated.asked, base=_placed(repeated.asked.base))
     pairs = [
         (f"{option(name)} {had}" if had else f"no {option(name)}", f"{now or 'none'}")
         for name in ("watchers", "base", "resolution")
-        if (had := getattr(repeated.asked, name)) != (now := getattr(asked, name))
+        if (had := getattr(placed, name)) != (now := getattr(asked, name))
     ]
     if repeated.images != images:
         pairs.append((counted(repeated.images, "training image"), f"{images}"))
@@ -821,7 +846,7 @@ def _audited(made: Distillation, run: "Run", bundle: "Bundle", stage: Stage) -> 
         result = audit(
             bundle,
             train=made.inputs.scenes,
-            holdout=made.inputs.holdout,
+            holdout=made.inputs.compared,
             run=run.path,
             images=AUDIT_IMAGES,
             seed=made.asked.seed,

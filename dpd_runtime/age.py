@@ -161,7 +161,7 @@ def decrypt(path: Path, key: bytes | str | None, target: BinaryIO) -> None:
             raise DecryptionError(f"{path}: its header has no end within {MOST_HEADER} bytes; fetch it again")
         if (count := header.count(_STANZA)) > MOST_STANZAS:
             raise DecryptionError(
-                f"{path}: its header has {count} recipients, more than {MOST_STANZAS}; ask its sender to encrypt it "
+                f"{path}: its header has {count} stanzas, more than {MOST_STANZAS}; ask its sender to encrypt it "
                 "for fewer"
             )
         file.seek(0)

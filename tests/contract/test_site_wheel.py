@@ -13,14 +13,14 @@ if not (ROOT / "airgap" / "site_wheel.py").is_file():
     pytest.skip("a site has the tests alone, without airgap/", allow_module_level=True)
 METADATA = """Metadata-Version: 2.4
 Name: dpd-distill
-Version: 9.8
+Version: 9.8.dev0
 Requires-Dist: numpy>=1.26
 Provides-Extra: gpu-cuda12
 Requires-Dist: onnxruntime-gpu; extra == "gpu-cuda12"
 Provides-Extra: train
 Requires-Dist: torch>=2.6; extra == "train"
 
-Version: 9.8 in a text
+Version: 9.8.dev0 in a text
 """
 RUN = """
 import sys
@@ -32,6 +32,9 @@ main()
 """
 
 
+VERSION = "9.8.dev0"
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = importlib.util.spec_from_file_location("site_wheel", ROOT / "airgap" / "site_wheel.py")
@@ -40,16 +43,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("wheel")
-    whole = folder / "dpd_distill-9.8-py3-none-any.whl"
+    whole = folder / f"dpd_distill-{VERSION}-py3-none-any.whl"
     sources = [(ROOT, "dpd_runtime"), (ROOT, "dpd_train"), (ROOT / "cli", "dpd_cli")]
     with zipfile.ZipFile(whole, "w") as files:
         for root, package in sources:
             for path in sorted((root / package).rglob("*")):
                 if path.is_file() and path.suffix in (".py", ".dpd", ".typed", ".toml", ".json"):
                     files.write(path, path.relative_to(root).as_posix())
-        files.writestr("dpd_distill-9.8.dist-info/METADATA", METADATA)
-        files.writestr("dpd_distill-9.8.dist-info/entry_points.txt", "[dpd.students]\na = b:c\n")
-        files.writestr("dpd_distill-9.8.dist-info/RECORD", "")
+        files.writestr(f"dpd_distill-{VERSION}.dist-info/METADATA", METADATA)
+        files.writestr(f"dpd_distill-{VERSION}.dist-info/entry_points.txt", "[dpd.students]\na = b:c\n")
+        files.writestr(f"dpd_distill-{VERSION}.dist-info/RECORD", "")
     made = module.make_site_wheel(whole, folder / "out")
     assert made.read_bytes() == module.make_site_wheel(whole, folder / "again").read_bytes()
     with zipfile.ZipFile(made) as files:
@@ -64,15 +67,19 @@ def dpd(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_it_holds_what_a_site_runs(place: Path) -> None:
-    assert {path.name for path in place.iterdir()} == {"dpd_runtime", "dpd_cli", "dpd_distill-9.8+site.dist-info"}
+    assert {path.name for path in place.iterdir()} == {
+        "dpd_runtime",
+        "dpd_cli",
+        f"dpd_distill-{VERSION}+site.dist-info",
+    }
     commands = {path.stem for path in (place / "dpd_cli" / "commands").glob("*.py")}
     assert commands == {"__init__", "bundles", "doctor", "generate", "predict"}
-    about = (place / "dpd_distill-9.8+site.dist-info" / "METADATA").read_text()
-    assert "\nVersion: 9.8+site\n" in about
-    assert about.endswith("\nVersion: 9.8 in a text\n")
+    about = (place / f"dpd_distill-{VERSION}+site.dist-info" / "METADATA").read_text()
+    assert f"\nVersion: {VERSION}+site\n" in about
+    assert about.endswith(f"\nVersion: {VERSION} in a text\n")
     assert "gpu-cuda12" in about
     assert "torch" not in about
-    record = (place / "dpd_distill-9.8+site.dist-info" / "RECORD").read_text().splitlines()
+    record = (place / f"dpd_distill-{VERSION}+site.dist-info" / "RECORD").read_text().splitlines()
     named = {line.split(",")[0] for line in record}
     assert named == {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
 

@@ -212,6 +212,20 @@ def test_a_run_folder_of_somebody_else_replaces_nothing(
     assert not (tmp_path / "work" / "site.dpd").exists()
 
 
+def test_a_repeated_plan_says_what_differs_from_its_run(folder: Path, process_environment: dict[str, str]) -> None:
+    asked = {"data": str(folder / "scenes"), "out": "before.dpd", "base": base_of(folder), "watchers": "own"}
+    (folder / "before-run").mkdir()
+    (folder / "before-run" / "plan.json").write_text(json.dumps(PLANNED | {"asked": asked}))
+    given = ("scenes", "--base", "base", "--out", "after.dpd", "--plan", "before-run", "--plan-only")
+    done = dpd(folder, process_environment, *given, "--resolution", "16", kill="at the start")
+    assert done.returncode == 0, done.stderr
+    said = [line.partition("before-run had ")[2] for line in done.stdout.splitlines() if "before-run had" in line]
+    assert said == [
+        "no --resolution, not 16: its times are not those of this run",
+        "1 training image, not 132: its times are not those of this run",
+    ]
+
+
 def test_a_run_folder_with_a_place_that_is_no_text_is_refused(
     tmp_path: Path, process_environment: dict[str, str]
 ) -> None:
@@ -312,10 +326,13 @@ def test_scenes_of_four_bands_are_distilled_judged_and_audited(
         (["scenes", "--out", "ne\u200bw.dpd"], "the bundle is called after it; give a name of at most 200 letters"),
         (
             ["scenes", "--out", "new.dpd", "--holdout", "half"],
-            "--holdout: its classes differ from the audited ones: Fields",
+            "--holdout: its classes differ from those of DATA: Fields",
         ),
         (["few", "--out", "new.dpd"], "the validation part of DATA: class Fields has 1 usable image, near duplicates"),
-        (["few", "--out", "new.dpd"], "(--val-per-class and --holdout decide what is held out)"),
+        (
+            ["few", "--out", "new.dpd"],
+            "at least 2 per class; --val-per-class holds out others, and --holdout brings some",
+        ),
         (
             ["scenes", "--out", "new.dpd", "--holdout", "scenes"],
             "images are training images; give images that were not",

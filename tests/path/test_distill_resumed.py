@@ -8,9 +8,10 @@ import pytest
 
 pytest.importorskip("torch")
 from dpd_distill.distillation import Asked, Distillation, distil, repeating
-from dpd_runtime.errors import InputError
+from dpd_runtime.errors import DataError, InputError
 from tests.drawn_results import audit, write_json
 from tests.path.test_report_inputs import finish, planned
+from tests.tiny import drawn_scenes
 
 
 def trained(folder: Path, *, quick: bool) -> Distillation:
@@ -69,3 +70,14 @@ def test_a_repeated_plan_brings_what_its_run_was_asked(tmp_path: Path) -> None:
             repeating(request, (given,))
     plain = replace(request, plan=None)
     assert repeating(plain, ("ipc",)) is plain
+
+
+def test_other_images_than_those_of_the_training_are_not_judged(tmp_path: Path) -> None:
+    made = trained(tmp_path, quick=False)
+    finish(made, "unaudited bundle")
+    drawn_scenes(tmp_path / "scenes", per_class=4)
+    record = json.loads((made.training / "run.json").read_text())
+    write_json(made.training / "run.json", record | {"data": {"images": 20, "sha256": "0" * 64}})
+    with pytest.raises(DataError, match=r"its training images are not those of .*training, as images came, went or"):
+        go_on(made)
+    assert not made.results["set"].exists()

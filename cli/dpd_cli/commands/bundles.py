@@ -246,9 +246,11 @@ def decrypt_command(
         dpd decrypt site.dpde --out site.dpd --key site.key
         dpd decrypt site.age --out site.dpd --key site.key
     """
+    from dpd_runtime.archive import sealing_of
     from dpd_runtime.sealing import decrypt_bundle
 
-    decrypt_bundle(bundle, out, key_of(bundle, key), overwrite=overwrite)
+    secret = key_of(bundle, key) if sealing_of(bundle) else None  # of others it says that they are used as they are
+    decrypt_bundle(bundle, out, secret, overwrite=overwrite)
     size = out.stat().st_size
     if json_output:
         print_json({"out": str(out), "bytes": size})

@@ -136,7 +136,7 @@ def test_a_long_header_costs_no_time(site: tuple[Path, str], tmp_path: Path) -> 
     end = b"--- " + b"A" * 43 + b"\n" + b"x" * 100
     shortest = b"age-encryption.org/v1\n" + b"-> a\n\n" * 10_000 + end
     began = time.monotonic()
-    refused(tmp_path, shortest, read_identity(site[0]), "its header has 10000 recipients, more than 600")
+    refused(tmp_path, shortest, read_identity(site[0]), "its header has 10000 stanzas, more than 600")
     most = b"age-encryption.org/v1\n" + b"-> a\n\n" * 600 + end
     refused(tmp_path, most, read_identity(site[0]), "encrypted for others")
     assert time.monotonic() - began < 2
