@@ -34,7 +34,7 @@ import pytest
 
 from dpd_runtime import Bundle, Generation, Output, embedded_bundle, load_bundle, write_set
 from dpd_runtime.generation import resolve_sampler
-from dpd_runtime.versions import cpu_flags
+from dpd_runtime.versions import __version__, cpu_flags
 
 RECORDED = Path(__file__).with_name("unchanged.json")
 SET_PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "pyarrow")
@@ -83,6 +83,15 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+RELEASE = "0.2.0"
+"""Which the cards of the recorded sets name."""
+
+
+def as_recorded(path: Path) -> bytes:
+    """The bytes of a file of a set, with that release in the place of this version."""
+    return path.read_bytes().replace(f"by dpd {__version__} ".encode(), f"by dpd {RELEASE} ".encode())
+
+
 def written(bundle: Bundle, out: Path, output: Output, *, ipc: int, classes: Any = None, **asked: Any) -> Values:
     sampler = resolve_sampler(bundle.manifest.sampler, **asked)
     generation = Generation(bundle, ipc=ipc, seed=0, classes=classes, sampler=sampler, provider="cpu")
@@ -93,7 +102,7 @@ def written(bundle: Bundle, out: Path, output: Output, *, ipc: int, classes: Any
         del dataset[name]
     del dataset["made_with"]["machine"]
     paths = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("*")) if path.is_file()}
-    files = {name: sha256(path.read_bytes()) for name, path in paths.items() if name != "dataset.json"}
+    files = {name: sha256(as_recorded(path)) for name, path in paths.items() if name != "dataset.json"}
     if len(files) > 20:
         listed = json.dumps(files).encode()
         files = {f"{len(files)} files": sha256(listed), "metadata.jsonl": files["metadata.jsonl"]}

@@ -63,7 +63,7 @@ EARLY = [
     ("encrypt nothere --out new.dpde --key short.key", "short.key: holds neither an encryption key, 32 bytes"),
     ("encrypt nothere --out new.dpde --key good.key", "nothere: no such bundle"),
     ("decrypt nothere --out new.dpd --key good.key", "nothere: no such"),
-    ("decrypt nothere --out new.dpd --key short.key", "short.key: holds neither an encryption key, 32 bytes"),
+    ("decrypt nothere --out new.dpd --key short.key", "nothere: no such file; give what dpd encrypt wrote"),
     ("generate nothere --out new", "nothere: no such bundle"),
     ("generate BUNDLE --out new --ipc 0", "ipc is 0: ask for at least 1"),
     ("generate BUNDLE --out notes.txt/new", "notes.txt: is a file, where a folder must be"),

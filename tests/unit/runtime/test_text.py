@@ -45,7 +45,7 @@ def test_ordinary_cells_are_written_as_ever(texts: list[str]) -> None:
 
 def test_labels_have_no_formulas_in_any_column() -> None:
     labels = (Label("=cmd|' /C calc'!A0.png", "Forest", 0.5), Label("b.png", reason="@damaged; =1"))
-    lines = Labelled(labels, None, ("Forest",), ()).to_csv().decode().splitlines()  # type: ignore[arg-type]
+    lines = Labelled(labels, (), None, ("Forest",), ()).to_csv().decode().splitlines()  # type: ignore[arg-type]
     assert [cells(line) for line in lines] == [
         ["file", "class", "probability", "reason"],
         ["'=cmd|' /C calc'!A0.png", "Forest", "0.5000", ""],
