@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("onnxruntime")
+pytest.importorskip("rasterio")
 from dpd_runtime import Output
 from dpd_runtime.bands import Band
 from dpd_runtime.errors import DataError
@@ -131,7 +132,6 @@ def test_without_validation_images_a_trainer_of_torchgeo_validates_on_the_set(tm
 @pytest.mark.parametrize("decibels", [False, True])
 def test_torchgeo_shows_a_trainer_and_people_the_levels_of_the_images(tmp_path: Path, decibels: bool) -> None:
     torchgeo = torchgeo_module()
-    pytest.importorskip("rasterio")
     bands = [Band(f"B{number}", -25.0, 5.0 * number, decibels=decibels) for number in (1, 2, 3)]
     data = torchgeo.DistilledDataModule(write_distilled(tmp_path / "set", bands, of_class=2, seed=0), batch_size=6)
     levels = scenes(3, of_class=2, seed=0).images
