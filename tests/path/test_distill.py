@@ -251,15 +251,16 @@ def test_a_distillation_that_still_runs_is_not_continued_beside_itself(
     assert [path.name for path in (tmp_path / "site-run").iterdir()] == ["plan.json"]
 
 
+FEW = ", ".join(f"{name}=2" for name in (*STEPS, "watcher_steps"))
+
+
 def run_notebook() -> None:
     shorten()
     names: dict[str, Any] = {}
     for cell in code_cells("distill_your_scenes.ipynb"):
         exec(
             compile(
-                cell.replace("IPC = 10", "IPC = 3").replace(
-                    "steps=200, matching_steps=150", "steps=2, matching_steps=2"
-                ),
+                cell.replace("IPC = 10", "IPC = 3").replace("steps=200, matching_steps=150", FEW),
                 "notebook",
                 "exec",
             ),
