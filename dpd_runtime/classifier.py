@@ -24,7 +24,7 @@ from dpd_runtime.files import MAX_JSON_BYTES, check_writable, is_safe_name, nami
 from dpd_runtime.graph_check import read_graph
 from dpd_runtime.graph_facts import classifier_facts
 from dpd_runtime.image_folders import image_files, passed_over
-from dpd_runtime.images import ToPixels, alike, evenly_spaced, pillow_rgb, read_square
+from dpd_runtime.images import alike, evenly_spaced, pillow_rgb, read_square
 from dpd_runtime.machine import usable_memory
 from dpd_runtime.manifest import FileEntry
 from dpd_runtime.networks import choose_provider, softmax
@@ -263,6 +263,10 @@ class Label:
     reason: str = ""
 
 
+ReadSquare = Callable[[Path], tuple[bytes, Pixels] | str]
+"""A file → its bytes and its middle square, or why there is none."""
+
+
 @dataclass(frozen=True)
 class Labelled:
     """The labels of a folder, in the order of its files.
@@ -273,7 +277,7 @@ class Labelled:
 
     labels: tuple[Label, ...] = field(repr=False)
     files: tuple[Path, ...] = field(repr=False)
-    square: Callable[[Path], tuple[bytes, Pixels] | str] = field(repr=False)
+    square: ReadSquare = field(repr=False)
     classes: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -396,10 +400,11 @@ def label_folder(
     below = place if place.is_dir() else place.parent
     together, gaps = alike(files), list[bool]()
     to_pixels = partial(pillow_rgb, files=together, gaps=gaps)
+    square = partial(read_square, resolution=classifier.record.side, to_pixels=to_pixels)
     labels: list[Label] = []
     batch = max(1, min(BATCH, BATCH_PIXELS // classifier.record.side**2))
     for start in range(0, len(files), batch):
-        labels += _label_batch(classifier, engine, files[start : start + batch], below, to_pixels)
+        labels += _label_batch(classifier, engine, files[start : start + batch], below, square)
         progress(len(labels), len(files))
     if all(label.name is None for label in labels):
         raise DataError(
@@ -414,15 +419,14 @@ def label_folder(
     if holes := sum(gaps):
         have = counted(holes, "image has", "images have")
         notes.append(f"{have} pixels without data, which are black; such labels are less certain")
-    square = partial(read_square, resolution=classifier.record.side, to_pixels=to_pixels)
     return Labelled(tuple(labels), tuple(files), square, classifier.record.classes, tuple(notes))
 
 
 def _label_batch(
-    classifier: Classifier, engine: Engine, files: Sequence[Path], below: Path, to_pixels: ToPixels
+    classifier: Classifier, engine: Engine, files: Sequence[Path], below: Path, square: ReadSquare
 ) -> Iterator[Label]:
-    squares = (read_square(path, classifier.record.side, to_pixels) for path in files)
-    read = [square if isinstance(square, str) else square[1] for square in squares]  # without the files' bytes
+    squares = map(square, files)
+    read = [one if isinstance(one, str) else one[1] for one in squares]  # without the files' bytes
     pixels = [image for image in read if not isinstance(image, str)]
     shares: Iterator[Array] = iter(())
     if pixels:
