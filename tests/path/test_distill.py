@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("diffusers")
+import dpd_eval.audit as auditing
 from dpd_distill.distillation import BEGUN
 from dpd_distill.plan import DistillPlan
 from dpd_runtime import load_bundle
@@ -256,6 +257,7 @@ FEW = ", ".join(f"{name}=2" for name in (*STEPS, "watcher_steps"))
 
 def run_notebook() -> None:
     shorten()
+    auditing.FEWEST_IMAGES = 20
     names: dict[str, Any] = {}
     for cell in code_cells("distill_your_scenes.ipynb"):
         exec(
