@@ -184,14 +184,15 @@ def measure(
     classes: int,
     seed: int,
     device: torch.device,
-    views: int = VIEWS,
+    views: int | None = None,
 ) -> Statistics:
     """Statistics over random views of all images [n, 3, H, W] in [-1, 1] with labels [n].
 
     Args:
-        features: of a network on `device`, where the statistics are returned. views: at least so many in all.
+        features: of a network on `device`, where the statistics are returned.
+        views: at least so many in all; None for `VIEWS`.
     """
-    passes = -(-views // len(images))
+    passes = -(-(VIEWS if views is None else views) // len(images))
     calls = -(-len(images) // VIEWS_PER_CALL)
     found, owners = [], []
     for number in range(passes):

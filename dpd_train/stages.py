@@ -60,7 +60,6 @@ from dpd_train.doors import OtherTuning
 from dpd_train.encoders import open_encoder
 from dpd_train.matching import (
     BESIDE_PUBLISHED,
-    VIEWS,
     Features,
     Matching,
     OwnWatcher,
@@ -541,7 +540,7 @@ def _watchers(run: Training, own: list[OwnWatcher], train: Labelled) -> list[Wat
     further = extra_watchers(run.config.watchers)
     watchers: list[Watcher] = []
 
-    def add(features: Features, see: See, images: Labelled, *, views: int = VIEWS, **kind: Any) -> None:
+    def add(features: Features, see: See, images: Labelled, *, views: int | None = None, **kind: Any) -> None:
         statistics = measure(features, *images, count, view_seed(run.config.seed, len(watchers)), device, views)
         watchers.append(Watcher(see, statistics, **kind))
         progress(len(watchers), len(own) + len(further))

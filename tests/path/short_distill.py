@@ -20,8 +20,8 @@ import torch
 
 import dpd_cli.commands.distill as command
 import dpd_distill.distillation as stages
-import dpd_eval.evaluation as evaluation
 import dpd_eval.extractors as own
+import dpd_eval.inputs as evaluation_inputs
 from dpd_cli import terminal
 from dpd_cli.main import main
 from dpd_cli.terminal import Update
@@ -33,7 +33,7 @@ from dpd_private.release import Release, read_release, release
 from dpd_train import loop, matching
 from dpd_train import stages as run_stages
 
-load_recipe, own_extractor = evaluation.load_recipe, own.own_extractor
+load_recipe, own_extractor = evaluation_inputs.load_recipe, own.own_extractor
 
 
 class Library:
@@ -75,8 +75,8 @@ def shorten() -> None:
     plan.MOST_TUNING = plan.MOST_MATCHING = plan.LEAST_MATCHING = plan.SMALL_MATCHING = 6
     plan.AUDIT_IMAGES, matching.VIEWS, run_stages.PUBLISHED_VIEWS = 20, 100, 100
     matching.CHECKPOINT_SECONDS = loop.CHECKPOINT_SECONDS = 0.0
-    evaluation.load_recipe = lambda name: replace(load_recipe(name), steps=3, full_steps=0, warmup=1, batch=8)
-    stages._recipe = lambda made: evaluation.load_recipe("quick")
+    evaluation_inputs.load_recipe = lambda name: replace(load_recipe(name), steps=3, full_steps=0, warmup=1, batch=8)
+    stages._recipe = lambda made: evaluation_inputs.load_recipe("quick")
     decoder.STEPS, choice.LEAST, choice.CANDIDATES = 2, 30, 1
     public.STEPS, public.DRAWN, budget.WIDTHS = 2, 3, (8,)
     own.own_extractor = lambda train, cache, progress, device: own_extractor(train, cache, progress, steps=3)

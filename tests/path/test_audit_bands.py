@@ -110,7 +110,6 @@ def test_a_place_on_the_map_is_a_trace(count: int, big: str) -> None:
 
 
 def test_a_set_of_bands_is_audited_beside_real_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extractors, "STEPS", 10)
     built = extractors.own_extractor
     monkeypatch.setattr(extractors, "own_extractor", lambda *a, **more: built(*a, **more, steps=10))
     train = write_real(tmp_path / "train", 4, 14, 1)
