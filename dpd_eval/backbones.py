@@ -151,8 +151,8 @@ def fit_last_layer(layer: nn.Linear, features: Float32, labels: Int64, soft: Flo
 # -- A linear probe: one layer behind an encoder that stays as it is, fitted as a logistic regression, by no recipe.
 
 
-KEPT = 4
-"""Sets of images whose features are kept: the test images' would be computed again for each probe of an evaluation."""
+KEPT_BYTES = 256 << 20
+"""Of features that are kept: those of the test images would be computed again for each probe of an evaluation."""
 _kept: dict[tuple[str, str], Float32] = {}
 
 
@@ -187,8 +187,11 @@ class Probe(nn.Module):
         key = self.identity, digest.hexdigest()
         found = _kept.pop(key) if key in _kept else features_of(self.body, images)
         _kept[key] = found  # the one that was used last stands last
-        for oldest in list(_kept)[:-KEPT]:
-            del _kept[oldest]
+        bytes_kept = sum(features.nbytes for features in _kept.values())
+        for oldest in list(_kept)[:-1]:
+            if bytes_kept <= KEPT_BYTES:
+                break
+            bytes_kept -= _kept.pop(oldest).nbytes
         return found
 
 

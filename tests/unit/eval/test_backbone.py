@@ -135,6 +135,29 @@ def test_a_probe_sees_the_test_images_once(tmp_path: Path, monkeypatch: pytest.M
     assert calls == [12, 18, 12]
 
 
+@pytest.mark.parametrize(("limit", "again"), [(1 << 20, False), (100, True)])
+def test_three_probes_in_turn_keep_what_they_saw(
+    limit: int, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to so many bytes; beyond them the oldest are seen again."""
+    images, labels = drawn(3)
+    names = [f"probe:hf:{write_vit(tmp_path / str(side), side)}" for side in (16, 24, 32)]
+    seen = list[int]()
+
+    def counted(body: Callable[[torch.Tensor], torch.Tensor], images: Images) -> Float32:
+        seen.append(len(images))
+        return features_of(body, images)
+
+    monkeypatch.setattr("dpd_eval.backbones.features_of", counted)
+    monkeypatch.setattr("dpd_eval.backbones._kept", {})
+    monkeypatch.setattr("dpd_eval.backbones.KEPT_BYTES", limit)
+    for _ in range(2):
+        for name in names:
+            model = train_student(name, images[:12], labels[:12], 3, load_recipe("quick"), seed=0)
+            predict(model, images[12:30], "bf16")
+    assert seen == [12, 18] * (6 if again else 3)
+
+
 def test_smaller_images_are_enlarged_to_the_models_size(tmp_path: Path) -> None:
     backbone = open_backbone(str(write_vit(tmp_path, side=32)), 3).eval()
     seen: list[torch.Size] = []
