@@ -152,7 +152,7 @@ def fit_last_layer(layer: nn.Linear, features: Float32, labels: Int64, soft: Flo
 
 
 KEPT_BYTES = 256 << 20
-"""Of features that are kept: those of the test images would be computed again for each probe of an evaluation."""
+"""Of features that are kept, the newest always: those of the test images would be computed again for each probe."""
 _kept: dict[tuple[str, str], Float32] = {}
 
 

@@ -26,6 +26,7 @@ def main() -> None:
         part = "test" if path.stem.startswith("test-") else "val"
         target = RESULTS / f"eurosat_{path.stem.removeprefix('test-').replace('-', '_')}.json"
         if target.exists():
+            print(f"{target} is there and stays; {path} is not copied")
             continue
         about = {
             "date": date.fromtimestamp(path.stat().st_mtime).isoformat(),

@@ -199,7 +199,7 @@ def _care(content: CardContent) -> str:
     dropped, noise = content.run.get("prototypes_too_near"), content.run.get("prototype_privacy")
     text = "" if dropped is None else f" {dropped} were dropped because they decoded too near to a training image."
     if dropped and content.classes.get("prototype_kind") == "matched":
-        text += " The generated images that they began as replace them."
+        text += " Each was replaced by the generated image that it began as, where that is not too near as well."
     if noise:
         clip, deviation = f"{noise['norm_limit']:.4g}", f"{noise['noise']:g}"
         guarantee = f"({noise['epsilon']:.4g}, {noise['delta']:g})"
