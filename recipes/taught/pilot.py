@@ -1,9 +1,10 @@
 """What students learn from images that a teacher answers in every view, beside the images' own labels (a pilot).
 
-    python pilot.py EUROSAT/train --arm codes --steps 4000 --teacher RUN/classifier --work W --out results.jsonl
+    python pilot.py EUROSAT/train --arm codes --steps 4000 --work W --out results.jsonl
 
-The student learns the teacher's answer to each view (D4, crop, CutMix) at a temperature; --hard learns the images' own
-labels in the same views. An arm is a set in W, made by `dpd generate`, or:
+The student learns the answer of a bundle's teacher (--bundle, or the bundle in the package) to each view (D4, crop,
+CutMix) at a temperature; --hard learns the images' own labels in the same views. An arm is a set in W, made by `dpd
+generate`, or:
 
 real:N        N random real training images of each class
 foreign       UC Merced's training images (--foreign), each as 16 crops of 64 px
@@ -17,6 +18,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +26,12 @@ import torch
 from dpd_eval.recipe import load_recipe
 from dpd_eval.selection import random_subset
 from dpd_eval.students import build_student, labelled_lesson, predict, taught_lesson, train_on
+from dpd_eval.teaching import open_teacher
+from dpd_runtime import load_bundle
 from dpd_runtime.annotations import Images, Int64
 from dpd_train.bases import decode_in_parts, encode, load_base
-from dpd_train.compute import autocast, hardware
+from dpd_train.compute import hardware
 from dpd_train.matching import gaussian_codes
-from dpd_train.networks import load_classifier
 from dpd_train.reading import HeldOut
 from dpd_train.scene_set import SceneSet
 from dpd_train.scenes import open_scenes
@@ -61,7 +64,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--arm", required=True)
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--bundle", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--foreign", type=Path)
     parser.add_argument("--student", default="convnet")
@@ -73,8 +76,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    asked = {"arm": args.arm, "taught": not args.hard, "student": args.student, "steps": args.steps}
+    bundle = load_bundle(args.bundle)
+    asked: dict[str, Any] = {"arm": args.arm, "taught": not args.hard, "student": args.student, "steps": args.steps}
     asked |= {"temperature": args.temperature, "crop": args.crop, "cutmix": args.cutmix, "seed": args.seed}
+    asked |= {"bundle": bundle.hash}
     known = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
     if any(asked.items() <= run.items() for run in known):
         return
@@ -82,16 +87,10 @@ def main() -> None:
     train, held = scenes.part("train", SIDE), scenes.part("val", SIDE)
     even = np.arange(len(held.labels)) % 2 == 0
     images, labels = images_of(args.arm, train, args.work, args.foreign, args.seed)
-    teacher = load_classifier(args.teacher).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def answers(views: torch.Tensor) -> torch.Tensor:
-        with autocast(CPU):
-            return teacher(views.contiguous(memory_format=torch.channels_last))
-
     recipe = replace(load_recipe("taught"), steps=args.steps, crop=args.crop, cutmix=args.cutmix)
     lesson = labelled_lesson(images, labels, recipe.label_smoothing)
     if not args.hard:
-        lesson = taught_lesson((images,), answers, args.temperature)
+        lesson = taught_lesson((images,), open_teacher(bundle, train.classes, 1), args.temperature)
     began = time.process_time()
 
     def tell(step: int, steps: int) -> None:
@@ -100,7 +99,7 @@ def main() -> None:
 
     model = train_on(build_student(args.student, len(train.classes), args.seed), [lesson], recipe, args.seed, tell)
     hits = predict(model, held.images[even], "fp32") == held.labels[even]
-    found = {"images": len(images), "accuracy": round(float(hits.mean()), 4)}
+    found: dict[str, Any] = {"images": len(images), "accuracy": round(float(hits.mean()), 4)}
     found |= {"core_seconds": round(time.process_time() - began), "hardware": hardware(CPU)}
     with args.out.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asked | found) + "\n")
