@@ -152,7 +152,8 @@ def fit_last_layer(layer: nn.Linear, features: Float32, labels: Int64, soft: Flo
 
 
 KEPT_BYTES = 256 << 20
-"""Of features that are kept, the newest always: those of the test images would be computed again for each probe."""
+"""The most features that are kept, unless the newest alone have more. Without them each probe of an evaluation would
+compute those of the test images again."""
 _kept: dict[tuple[str, str], Float32] = {}
 
 
@@ -187,11 +188,8 @@ class Probe(nn.Module):
         key = self.identity, digest.hexdigest()
         found = _kept.pop(key) if key in _kept else features_of(self.body, images)
         _kept[key] = found  # the one that was used last stands last
-        bytes_kept = sum(features.nbytes for features in _kept.values())
-        for oldest in list(_kept)[:-1]:
-            if bytes_kept <= KEPT_BYTES:
-                break
-            bytes_kept -= _kept.pop(oldest).nbytes
+        while len(_kept) > 1 and sum(features.nbytes for features in _kept.values()) > KEPT_BYTES:
+            del _kept[next(iter(_kept))]  # the oldest
         return found
 
 
