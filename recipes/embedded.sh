@@ -4,13 +4,14 @@
 #   dpd data fetch                                  # EfficientNet-Lite 0 and 1 watch, 2 judges
 #   recipes/embedded.sh EUROSAT WORK match 0        # SEED: 0, 1 and 2, fifty codes each, two hours of two cores
 #   python recipes/codes.py keep WORK/run0 recipes/matched/seed0.safetensors   # any time; match goes on there elsewhere
+#   cp dpd_runtime/data/eurosat64.dpd WORK/run0.dpd  # in place of matching seed 0 again: it is that bundle, audited
 #   recipes/embedded.sh EUROSAT WORK bundle 0       # export a run, other seeds' codes-only, and generate its set
 #   recipes/embedded.sh EUROSAT WORK audit 0        # beside the test part; writes an audited bundle
 #   recipes/embedded.sh EUROSAT WORK evaluate val quick 10 convnet   # PART RECIPE IPC STUDENTS [OPTION...]
 #   recipes/embedded.sh EUROSAT WORK recipe quick4000                # the file of a recipe: quick, quickSTEPS or sgd
 #
-# To ship an audited bundle, copy it to dpd_runtime/data/, write its hash into dpd_runtime/bundle.py
-# (EMBEDDED_HASH) and record tests/contract/unchanged.json anew (its test says how).
+# To ship an audited bundle, copy it to dpd_runtime/data/, write its hash into dpd_runtime/bundle.py (EMBEDDED_HASH) and
+# record tests/contract/unchanged.json anew (its test says how). It has its codes: delete them in matched/.
 #
 # EUROSAT holds train/ and test/; WORK keeps runs, bundles and sets. Seed 0 is the embedded bundle. The first ten codes of
 # each class are a matched set of their own. A finished stage is skipped, and one that was killed goes on with the options
@@ -78,5 +79,5 @@ evaluate() {
 
 case $stage in
 match | bundle | audit | evaluate | recipe) "$stage" "$@" ;;
-*) sed -n '2,17p' "${BASH_SOURCE[0]}" && exit 2 ;;
+*) sed -n '2,/^set/{/^#/p}' "${BASH_SOURCE[0]}" && exit 2 ;;
 esac
