@@ -73,6 +73,8 @@ def train(
     from dpd_train.train import train as train_run
 
     config = resolve(preset, options)
+    if isinstance(scenes, Scenes):
+        config = scenes.settle(config, _named(options))
     train_run(_place(scenes), Path(out), config, resume=resume, device=use_device(device), progress=stage)
     return open_run(Path(out))
 
@@ -134,16 +136,17 @@ def distill(
     from dpd_train.tracking import check_tracker
 
     check_tracker(tracker)
+    options = _named(options)
     given, opened = dict(options), None
     if isinstance(holdout := options.get("holdout"), Scenes):
         given["holdout"] = holdout.root
     place = scenes.root if isinstance(scenes, Scenes) else Path(scenes)
-    asked = repeating(request_of(Asked, place, Path(out), given), given)
+    asked, repeated = repeating(request_of(Asked, place, Path(out), given), given)
     if isinstance(scenes, Scenes):
         asked = scenes.settle(asked, options)
         held = holdout if isinstance(holdout, Scenes) or holdout is None else open_with(Path(holdout), asked.elsewhere)
         opened = Inputs(scenes, held)
-    made = begin(asked, tell, opened=opened)
+    made = begin(asked, tell, opened=opened, repeated=repeated)
     made.store()
     result = distil(made, stage, tell, tracker)
     failed_audit(result)
@@ -181,6 +184,8 @@ def evaluate(
     opened = [Path(one) if isinstance(one, str) else one for one in several]
     tested: Any = test if test == "val" or isinstance(test, Scenes) else Path(test)
     config = EvaluateConfig(**options)
+    if isinstance(train, Scenes):
+        config = train.settle(config, _named(options))
     asked = _bundle(teacher)
     return evaluate_sets(opened, config, train=_place(train), test=tested, teacher=asked, device=device, stage=stage)
 
@@ -302,6 +307,11 @@ def predict(classifier: Classifier | Place, images: Place, *, provider: str = "c
     place = Path(images)
     _, engine = load_engine(opened, provider, None, None)
     return label_folder(opened, engine, place, images_below(place))
+
+
+def _named(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that say something, also where it is the default."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _place(scenes: Scenes | Place) -> Scenes | Path:

@@ -1,5 +1,6 @@
 """`dpd distill`: what was asked for, the plan, and the stages, without the command line."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from dpd_distill.plan import DistillPlan, Task
     from dpd_eval.recipe import Recipe
     from dpd_eval.results import Evaluation
+    from dpd_eval.subject import Words
     from dpd_eval.verdict import Audit
     from dpd_runtime.bundle import Bundle
     from dpd_runtime.sampler import PrototypeKind
     from dpd_train.config import TrainConfig
     from dpd_train.run import Run
+    from dpd_train.scene_set import SceneSet
     from dpd_train.scenes import Counted, Scenes
 
 
@@ -145,8 +148,8 @@ def _placed(base: str) -> str:
     return base if base == SHIPPED_BASE or not Path(base).is_dir() else str(Path(base).absolute())
 
 
-def repeating(request: Asked, given: Collection[str]) -> Asked:
-    """The request with what the run of --plan decides; as it is without --plan.
+def repeating(request: Asked, given: Collection[str]) -> tuple[Asked, "Distillation | None"]:
+    """The request with what the run of --plan decides, and that run; as it is and None without --plan.
 
     Args:
         given: names of the options that were given.
@@ -155,14 +158,19 @@ def repeating(request: Asked, given: Collection[str]) -> Asked:
         InputError: no such run, or an option that it decides.
     """
     if request.plan is None:
-        return request
-    repeated = read_distillation(Path(request.plan))
+        return request, None
+    folder = Path(request.plan)
+    if not (folder / STORED).is_file():
+        raise InputError(f"--plan {folder}: holds no distillation; give the folder NAME-run of one, or leave it out")
+    repeated = read_distillation(folder, "leave --plan out")
     decided = {"minutes", "ipc", "threads", "quick"} | ({"holdout"} if repeated.asked.quick else set())
     if useless := decided & set(given):
         raise InputError(f"--{min(useless)} has no effect with --plan, whose run decides it: leave it out")
     same = {name: getattr(repeated, name) for name in ("ipc", "codes_only", "threads") if name not in given}
     same |= {"watchers": repeated.asked.watchers} if "watchers" not in given else {}
-    return replace(request, quick=repeated.asked.quick, **same)
+    if request.reading.carries:
+        same |= {"codes_only": None}  # decided by the bands
+    return replace(request, quick=repeated.asked.quick, **same), repeated
 
 
 def at_least_one(name: str, value: int | None) -> None:
@@ -182,7 +190,8 @@ def folder_of(out: Path) -> Path:
 
 def beside(out: Path, what: str) -> Path:
     """What lies beside the bundle `out` and is named after it."""
-    return out.with_name(f"{out.name.removesuffix('.dpd')}-{what}")
+    place = out if out.name else out.absolute()  # of "."
+    return place.with_name(f"{place.name.removesuffix('.dpd')}-{what}")
 
 
 # -- A planned distillation: what was asked for and its plan, as they are stored in its folder.
@@ -331,8 +340,8 @@ def resume_command(out: Path, command: str = "distill") -> str:
     return shown(["dpd", command, "--resume", "--out", out])
 
 
-def read_distillation(folder: Path) -> Distillation:
-    """Read what `folder` holds.
+def read_distillation(folder: Path, way_out: str = "choose another --out") -> Distillation:
+    """Read what `folder` holds. way_out: what to do about one of another version.
 
     Raises:
         InputError: no distillation, or one of another version.
@@ -346,7 +355,7 @@ def read_distillation(folder: Path) -> Distillation:
     except OSError:
         raise InputError(f"{folder}: holds no distillation; begin one with dpd distill DATA --out OUT") from None
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{folder}: was made by another version of dpd ({error}); choose another --out") from error
+        raise InputError(f"{folder}: was made by another version of dpd ({error}); {way_out}") from error
 
 
 def check_begun_by(command: str, out: Path) -> None:
@@ -377,10 +386,17 @@ def resumed_lines(request: Request) -> list[str]:
     return [f"data          {request.data}, as the run folder says", f"base          {request.base}"]
 
 
-def begin(asked: Asked, tell: Tell, bar: Bar = without_bar, opened: Inputs | None = None) -> Distillation:
+def begin(
+    asked: Asked,
+    tell: Tell,
+    bar: Bar = without_bar,
+    opened: Inputs | None = None,
+    repeated: Distillation | None = None,
+) -> Distillation:
     """Check the data, measure this machine, and plan. Nothing is written.
 
     Args:
+        repeated: the run whose plan is repeated, of which `asked` has what it decides (`repeating`).
         tell: prints a line. What the data are like is told before this machine is measured.
         bar: shows the progress of what takes long. opened: the images, if they are open already.
 
@@ -401,7 +417,7 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar, opened: Inputs | Non
     )
     from dpd_runtime.machine import idle_cores, usable_cores
     from dpd_train.base_files import check_base_bands
-    from dpd_train.run import check_matched_counts, fate_of_scenes
+    from dpd_train.run import check_base_at, check_matched_counts, fate_of_scenes
     from dpd_train.scenes import look_at
 
     out, cores = Path(asked.out), usable_cores()
@@ -418,14 +434,24 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar, opened: Inputs | Non
     for line in fate:
         tell(f"note          {line}")
     with bar("looking for near duplicates"):
-        found, held = scenes.counted("train"), inputs.held()
+        found, held, validation = scenes.counted("train"), inputs.held(), scenes.counted("val")
         found.check(scenes.root)
-    counts = found.scenes
+        real = scenes.part("train", check_base_at(asked.base, asked.resolution))
+    counts = usable(found, real)
     check_base_bands(asked.base, look.bands)
     if look.bands:
         check_matched_counts(counts, carried=True)
-    task = task_of(counts, asked.ipc, asked.codes_only, asked.quick, sum(held.scenes.values()), bool(look.bands))
-    _check_codes(task, counts, asked.watchers)
+    task = task_of(
+        counts,
+        asked.ipc,
+        asked.codes_only,
+        asked.quick,
+        sum(held.scenes.values()),
+        bool(look.bands),
+        images=len(real.labels),
+        tested=sum(validation.images.values()),
+    )
+    _check_codes(task, counts, asked.watchers, asked.plan)
     watchers, judge, seen = networks_for(task, asked.watchers)
     asked = replace(asked, watchers=watchers)
     threads, idle = asked.threads or idle_cores(), None
@@ -436,10 +462,10 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar, opened: Inputs | Non
     for line in notes:
         tell(f"note          {line}")
     of_plan = list[str]()
-    if asked.plan is not None:
-        repeated = read_distillation(Path(asked.plan))
+    if repeated is not None:
+        check_repeated(repeated, task)
         plan = repeated.plan
-        of_plan += _other_than(repeated, asked, sum(found.images.values()))
+        of_plan += _other_than(repeated, asked, len(real.labels))
     else:
         from dpd_distill.kept_speed import speed_here
 
@@ -460,7 +486,7 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar, opened: Inputs | Non
     if asked.threads is None and threads < cores:
         of_plan.append(f"other programs are busy: {threads} of {cores} cores are used; they may slow this")
     with bar("looking at what is held out"):
-        _check_judging(asked, inputs)
+        _check_judging(asked, inputs, real)
     of_plan = [*plan_remarks(task, plan), *of_plan]
     for line in of_plan:
         tell(f"note          {line}")
@@ -471,7 +497,7 @@ def begin(asked: Asked, tell: Tell, bar: Bar = without_bar, opened: Inputs | Non
         ipc=task.ipc,
         codes_only=task.codes_only,
         prototypes="pooled" if not task.matched else "matched" if task.codes_only else None,
-        images=sum(found.images.values()),
+        images=len(real.labels),
         classes=task.classes,
         judged_ipc=task.judged_ipc,
         notes=(*fate, *notes, *of_plan),
@@ -510,44 +536,44 @@ def _check_data(asked: Asked, folder: Path, inputs: Inputs) -> None:
 
     check_inputs(inputs.scenes, folder / "training", training_config(asked, full_plan(1, 1), asked.ipc or USUAL_IPC))
     if inputs.holdout is not None:
-        with _of_data("name the class folders alike"):
-            check_sources(inputs.scenes, inputs.holdout, tuple(inputs.scenes.counts("train")))
+        check_sources(inputs.scenes, inputs.holdout, tuple(inputs.scenes.counts("train")), _words(inputs))
 
 
-def _check_judging(asked: Asked, inputs: Inputs) -> None:
+def _others(inputs: Inputs) -> str:
+    """How other validation images come in."""
+    return "put others into val/" if "val" in inputs.scenes.parts else "--val-per-class holds out others"
+
+
+def _words(inputs: Inputs) -> "Words":
+    """What the audit's messages say here."""
+    from dpd_eval.subject import Words
+
+    return Words("DATA", "those of DATA", f"{_others(inputs)}, and --holdout brings some")
+
+
+def usable(found: "Counted", real: "SceneSet") -> dict[str, int]:
+    """Class → scenes of the training part without files that cannot be decoded, of which each was counted as one."""
+    used = Counter(real.classes[label] for label in real.labels.tolist())
+    return {name: max(1, found.scenes[name] - found.images[name] + used[name]) for name in found.scenes}
+
+
+def _check_judging(asked: Asked, inputs: Inputs, real: "SceneSet") -> None:
     """Read what students are tested on and what the audit compares, whose errors would come after hours.
+
+    Args:
+        real: the training part.
 
     Raises:
         DataError: as `dpd_eval.inputs.check_overlap` and `dpd_eval.subject.read_data`.
     """
     from dpd_eval.inputs import check_overlap
     from dpd_eval.subject import read_data
-    from dpd_train.run import check_base_at
 
-    scenes, side = inputs.scenes, check_base_at(asked.base, asked.resolution)
-    real, tested = (scenes.part(part, side) for part in ("train", "val"))
-    brought = "val" in scenes.parts
-    others = "put others into val/" if brought else "--val-per-class holds out others"
-    with _of_data(others):
-        check_overlap(tested, real, "the validation part of --train", f"--train {scenes.root}")
+    scenes, side = inputs.scenes, int(real.images.shape[1])
+    way_out = f"give images that were not trained on; {_others(inputs)}"
+    check_overlap(scenes.part("val", side), real, "the validation part of DATA", f"DATA {scenes.root}", way_out)
     if not asked.quick:
-        with _of_data(f"{others}, and --holdout brings some"):
-            read_data(scenes, inputs.compared, classes=real.classes, resolution=int(real.images.shape[1]))
-
-
-@contextmanager
-def _of_data(way_out: str) -> Iterator[None]:
-    """Errors of evaluation and audit, in the words of this command."""
-    try:
-        yield
-    except DataError as error:
-        said = (
-            str(error)
-            .replace("--train", "DATA")
-            .replace(", or --test val", "")
-            .replace("the audited ones", "those of DATA")
-        )
-        raise DataError(f"{said}; {way_out}") from None
+        read_data(scenes, inputs.compared, classes=real.classes, resolution=side, words=_words(inputs))
 
 
 def _other_than(repeated: Distillation, asked: Asked, images: int) -> list[str]:
@@ -563,16 +589,30 @@ def _other_than(repeated: Distillation, asked: Asked, images: int) -> list[str]:
     return [f"{asked.plan} had {had}, not {now}: its times are not those of this run" for had, now in pairs]
 
 
-def _check_codes(task: "Task", counts: Mapping[str, int], watchers: str) -> None:
-    """Check that codes can be matched where the options ask for them."""
+def check_repeated(repeated: Distillation, task: "Task") -> None:
+    """Check that the plan of another run has the stages of this one."""
+    what = None
+    if repeated.prototypes == "pooled" and task.matched:
+        what = "matched no codes, as a class had too few images"
+    elif repeated.prototypes != "pooled" and not task.matched:
+        what = "matched codes, for which a class has too few images now"
+    elif ("VAE" in repeated.plan.seconds) != task.own_vae:
+        what = "was of red, green and blue alone" if task.own_vae else "was of other bands than red, green and blue"
+    if what is not None:
+        raise InputError(f"--plan {repeated.folder}: its run {what}, so its times do not fit; leave --plan out")
+
+
+def _check_codes(task: "Task", counts: Mapping[str, int], watchers: str, plan: str | None) -> None:
+    """Check that codes can be matched where the options, or the run whose plan is repeated, ask for them."""
     from dpd_train.run import LEAST_MATCHED
 
     asked = "--codes-only" if task.codes_only else f"--watchers {watchers}" if extra_watchers(watchers) else None
     if asked is not None and not task.matched:
         least = min(counts, key=counts.__getitem__)
+        repeats = "" if plan is None else f"--plan {plan}, with "
         raise DataError(
-            f"{asked}: class {least!r} has {counted(task.smallest, 'training image')}, too few for matched codes, "
-            f"which need {LEAST_MATCHED}; add some, or leave it out"
+            f"{repeats}{asked}: class {least!r} has {counted(task.smallest, 'training image')}, too few for matched "
+            f"codes, which need {LEAST_MATCHED}; add some, or leave it out"
         )
 
 
@@ -786,7 +826,10 @@ def _judged(made: Distillation, run: "Run", bundle: "Bundle", stage: Stage, tell
     if results["evaluation"].exists():
         return read_results(results["evaluation"])
     _check_same(made, run, bundle)
-    generation = generate(bundle, ipc=made.judged_ipc, seed=made.asked.seed, provider="cpu")
+    ipc = min(made.judged_ipc, bundle.largest_ipc or made.judged_ipc)
+    if ipc < made.judged_ipc:
+        tell(f"judging       {ipc} images per class: codes too near to a training image were left out")
+    generation = generate(bundle, ipc=ipc, seed=made.asked.seed, provider="cpu")
     write_set(generation, results["set"], stage("generating"))
     published = () if made.judge is None else (f"{PROBE}{HUB}{made.judge}",)
     try:
@@ -799,7 +842,7 @@ def _judged(made: Distillation, run: "Run", bundle: "Bundle", stage: Stage, tell
         students=(*EvaluateConfig().students, *published),
         baselines=("random", "full" if made.asked.quick else "herding"),
         metrics=not made.asked.quick,
-        ipc=(made.judged_ipc,),
+        ipc=(ipc,),
         pairs=max(1, made.plan.pairs),  # 0.2.0 planned none for a first look
         **made.asked.image_options,
         jobs=made.threads,

@@ -98,8 +98,8 @@ class Task:
     """The size of the data and the images per class that are wanted.
 
     Args:
-        images: of the training part, in all classes. smallest: of its smallest class.
-        held: images that the audit compares with.
+        images: of the training part, in all classes. smallest: scenes of its smallest class.
+        held: images that the audit compares with. tested: those that students are tested on.
         codes_only: the bundle holds codes and their decoder alone.
         quick: one pair of students is compared, and nothing is audited.
         own_vae: images carry other bands than RGB, for which a VAE is trained, and codes start as noise.
@@ -110,6 +110,7 @@ class Task:
     smallest: int
     ipc: int
     held: int = AUDIT_HELD
+    tested: int = AUDIT_HELD
     codes_only: bool = False
     quick: bool = False
     own_vae: bool = False
@@ -306,20 +307,25 @@ def task_of(
     quick: bool = False,
     held: int = AUDIT_HELD,
     own_vae: bool = False,
+    *,
+    images: int | None = None,
+    tested: int | None = None,
 ) -> Task:
-    """The task of data with these numbers of training images by class.
+    """The task of data with these numbers of training scenes by class.
 
     Args:
-        held: images that the audit compares with. own_vae: whether images carry other bands than RGB.
+        held, tested: as in `Task`; as many are tested as the audit compares with, where nothing else is said.
+        images: of the training part; as many as there are scenes, where nothing else is said.
+        own_vae: whether images carry other bands than RGB.
         ipc, codes_only: as asked for; None for what suits the number of images. A quick look makes codes alone.
     """
-    images, smallest = sum(counts.values()), min(counts.values())
     task = Task(
         classes=len(counts),
-        images=images,
-        smallest=smallest,
+        images=sum(counts.values()) if images is None else images,
+        smallest=min(counts.values()),
         ipc=ipc or USUAL_IPC,
         held=held,
+        tested=held if tested is None else tested,
         quick=quick,
         own_vae=own_vae,
     )
@@ -381,7 +387,14 @@ def _probes(plan: DistillPlan, task: Task, processes: int) -> int:
     if task.quick and task.images > SEEN_OFTEN:
         return 0
     arms = plan.pairs * task.classes * task.judged_ipc * 2 + (task.images if task.quick else 0)
-    return arms + min(processes, plan.pairs * ARMS) * task.held
+    return arms + min(processes, plan.pairs * ARMS) * task.tested
+
+
+def _beyond_codes(task: Task) -> int:
+    """Images of the judged set that are sampled, not decoded; re-noised blocks, which take less, among them."""
+    if task.codes_only:
+        return 0
+    return task.classes * BLOCK * max(0, -(-task.judged_ipc // BLOCK) - -(-task.codes // BLOCK))
 
 
 def _matching(steps: int, task: Task, speed: WorkSpeed) -> float:
@@ -428,9 +441,11 @@ def _seconds(plan: DistillPlan, task: Task, speed: WorkSpeed) -> dict[str, float
             "matching": _matching(plan.matching_steps, task, speed) + _earlier_blocks(task, speed),
         }
     seconds["export and verification"] = (CODES_VIEWS if task.codes_only else EXPORT_VIEWS) * view
-    arms = ARMS + (FULL_TIMES - 1 if task.quick and task.images > SEEN_OFTEN else 0)
-    trainings = plan.pairs * arms * STUDENT_VIEWS * one_thread / speed.threads
+    longest = FULL_TIMES if task.quick and task.images > SEEN_OFTEN else 1  # of trainings, which have one thread each
+    arms = ARMS + longest - 1
+    trainings = max(longest, plan.pairs * arms / speed.threads) * STUDENT_VIEWS * one_thread
     trainings += _probes(plan, task, speed.threads) * speed.judge * _together(speed.threads) / speed.threads
+    trainings += _beyond_codes(task) * GUIDED * speed.call
     if task.quick:
         return seconds | {"judging": trainings}
     decoded = task.classes * -(-task.codes // BLOCK) * BLOCK

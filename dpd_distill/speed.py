@@ -97,10 +97,10 @@ def measure_speed(
             ),
             "call": lambda: _call_seconds(base, latents[: 2 * CODES], device),
             "decoded": lambda: _matching_seconds(base, (), latents[: CLASSES * CODES], images, device, place),
-            "watched": lambda: (
-                _matching_seconds(base, published, latents[: CLASSES * CODES], images, device, place)
-                if published
-                else 0.0
+            "watched": lambda: sum(
+                _matching_seconds(base, (one,), latents[: CLASSES * CODES], images, device, place / str(number))
+                / len(published)  # one of them, drawn at random, watches a step
+                for number, one in enumerate(published)
             ),
             "published": lambda: _published_seconds(published, images[:CLASSES], device),
             "judge": lambda: _published_seconds(judges, images[:CLASSES], device),
@@ -187,7 +187,7 @@ def _matching_seconds(
                 watchers,
                 Matching(steps=STEPS),
                 tell,
-                state=place / f"codes{len(published)}",
+                state=place / "codes",
                 device=device,
             )
         )

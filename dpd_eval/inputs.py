@@ -222,8 +222,17 @@ def _check_classes(classes: tuple[str, ...], expected: tuple[str, ...], what: st
         )
 
 
-def check_overlap(tested: SceneSet, real: SceneSet, what: str, reference: str) -> None:
+def check_overlap(
+    tested: SceneSet,
+    real: SceneSet,
+    what: str,
+    reference: str,
+    way_out: str = "give images that were not trained on, or --test val",
+) -> None:
     """Refuse test images of which more than a tenth are training images; a few shared images only give a note.
+
+    Args:
+        what, reference: what the message calls the test images, and the training images. way_out: its end.
 
     Raises:
         DataError: they are.
@@ -231,8 +240,7 @@ def check_overlap(tested: SceneSet, real: SceneSet, what: str, reference: str) -
     shared = len(set(tested.hashes) & set(real.hashes))
     if 10 * shared > len(tested.labels):
         raise DataError(
-            f"{what}: {shared} of its {len(tested.labels)} images are training images of {reference}; "
-            "give images that were not trained on, or --test val"
+            f"{what}: {shared} of its {len(tested.labels)} images are training images of {reference}; {way_out}"
         )
 
 

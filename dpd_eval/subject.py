@@ -318,7 +318,27 @@ class AuditData:
         return chosen[0], chosen[1]
 
 
-def read_data(train: Scenes, holdout: Scenes | None, *, classes: Sequence[str], resolution: int) -> AuditData:
+@dataclass(frozen=True)
+class Words:
+    """What messages call T and the classes that are audited, and the end of those about a hold-out."""
+
+    train: str = "--train"
+    audited: str = "the audited ones"
+    way_out: str = "give another --holdout"
+
+    def source(self, holdout: Scenes | None) -> str:
+        """What messages call H."""
+        return f"the validation part of {self.train}" if holdout is None else "--holdout"
+
+
+def read_data(
+    train: Scenes,
+    holdout: Scenes | None,
+    *,
+    classes: Sequence[str],
+    resolution: int,
+    words: Words = Words(),
+) -> AuditData:
     """Read T, the training part of `train`, and H, which is `holdout` or the validation part of `train`.
 
     Args:
@@ -334,9 +354,9 @@ def read_data(train: Scenes, holdout: Scenes | None, *, classes: Sequence[str], 
     else:
         set_aside = train.part("val", resolution) if train.held_out.val_per_class != 0 else None
         held = holdout.read_like(train, "--holdout", "--train").part(part_of(holdout), resolution)
-    source = _source(holdout)
-    _check_classes(classes, real.classes, held.classes, source)
-    held, shared = _without_copies(held, real, source)
+    source = words.source(holdout)
+    _check_classes(classes, real.classes, held.classes, holdout, words)
+    held, shared = _without_copies(held, real, source, words)
     held, repeated = _one_of_each_scene(held)
     shown = sum(train.counted("train").scenes.values())
     of_train = f"{len(real.labels)}" + (
@@ -352,10 +372,10 @@ def read_data(train: Scenes, holdout: Scenes | None, *, classes: Sequence[str], 
     if repeated:
         out = counted(repeated, "image of H was", "images of H were")
         notes.append(f"{out} left out as turned, mirrored or near duplicates of others in H")
-    return AuditData(real, held, *_halves(held.labels, classes, source), tuple(notes), set_aside)
+    return AuditData(real, held, *_halves(held.labels, classes, source, words), tuple(notes), set_aside)
 
 
-def check_sources(train: Scenes, holdout: Scenes | None, classes: Sequence[str]) -> None:
+def check_sources(train: Scenes, holdout: Scenes | None, classes: Sequence[str], words: Words = Words()) -> None:
     """Check the folders or lists of `read_data`, their classes and counts, before any image is opened.
 
     Raises:
@@ -363,7 +383,7 @@ def check_sources(train: Scenes, holdout: Scenes | None, classes: Sequence[str])
     """
     real = train.counts("train")
     held = train.counts("val") if holdout is None else holdout.counts(part_of(holdout))
-    _check_classes(classes, tuple(real), tuple(held), _source(holdout))
+    _check_classes(classes, tuple(real), tuple(held), holdout, words)
 
 
 def part_of(holdout: Scenes) -> Part:
@@ -371,25 +391,26 @@ def part_of(holdout: Scenes) -> Part:
     return "test" if "test" in holdout.parts else "all"
 
 
-def _source(holdout: Scenes | None) -> str:
-    return "the validation part of --train" if holdout is None else "--holdout"
-
-
-def _check_classes(audited: Sequence[str], real: Sequence[str], held: Sequence[str], source: str) -> None:
-    for what, classes in (("--train", real), (source, held)):
+def _check_classes(
+    audited: Sequence[str], real: Sequence[str], held: Sequence[str], holdout: Scenes | None, words: Words
+) -> None:
+    for what, classes in ((words.train, real), (words.source(holdout), held)):
         if set(classes) != set(audited):
             differing = ", ".join(sorted(set(classes) ^ set(audited)))
-            raise DataError(f"{what}: its classes differ from the audited ones: {differing}")
+            raise DataError(
+                f"{what}: its classes differ from {words.audited}: {differing}; name the class folders alike"
+            )
 
 
-def _without_copies(held: SceneSet, real: SceneSet, source: str) -> tuple[SceneSet, int]:
+def _without_copies(held: SceneSet, real: SceneSet, source: str, words: Words) -> tuple[SceneSet, int]:
     known = set(real.hashes)
     kept = np.array([digest not in known for digest in held.hashes], dtype=bool)
     shared = int((~kept).sum())
     if shared > MOST_SHARED * len(kept):
         are = "is a training image" if shared == 1 else "are training images"
         raise DataError(
-            f"{source}: {shared} of its {counted(len(kept), 'image')} {are}; give images that were not trained on"
+            f"{source}: {shared} of its {counted(len(kept), 'image')} {are}; give images that were not trained on: "
+            f"{words.way_out}"
         )
     return held.only(np.flatnonzero(kept)), shared
 
@@ -404,7 +425,7 @@ def _one_of_each_scene(held: SceneSet) -> tuple[SceneSet, int]:
     return (held.only([row for row in range(len(held.labels)) if row not in near]), len(near)) if near else (held, 0)
 
 
-def _halves(labels: Rows, classes: Sequence[str], source: str) -> tuple[Rows, Rows]:
+def _halves(labels: Rows, classes: Sequence[str], source: str, words: Words) -> tuple[Rows, Rows]:
     """Split each class into random halves."""
     rng = np.random.default_rng(SEED)
     first, second = [], []
@@ -413,7 +434,7 @@ def _halves(labels: Rows, classes: Sequence[str], source: str) -> tuple[Rows, Ro
         if len(rows) < 2:
             raise DataError(
                 f"{source}: class {name} has {counted(len(rows), 'usable image')}, near duplicates counted once: an "
-                "audit needs at least 2 per class"
+                f"audit needs at least 2 per class; {words.way_out}"
             )
         first.append(rows[: len(rows) // 2])
         second.append(rows[len(rows) // 2 :])

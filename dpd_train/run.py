@@ -11,6 +11,7 @@ from dpd_runtime.bands import Band
 from dpd_runtime.classes import check_class_name
 from dpd_runtime.errors import BundleError, DataError, InputError
 from dpd_runtime.files import (
+    PARTIAL,
     cache_folder,
     check_cache,
     check_writable,
@@ -52,7 +53,9 @@ def check_run_folder(out: Path, resume: bool) -> None:
         raise InputError(f"{out} is a file; choose another --out")
     if (out / "run.json").exists():
         raise InputError(f"{out} holds a finished run; choose another --out")
-    if all(path.is_dir() for path in out.rglob("*")):  # as a full disk may leave
+    if all(
+        path.is_dir() or path.name.endswith(PARTIAL) for path in out.rglob("*")
+    ):  # as a full disk may leave, or a kill
         return
     if _stored(out) is None:
         raise InputError(f"{out} is not empty and holds no unfinished run; choose another --out")

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("torch")
-from dpd_distill.distillation import Asked, Distillation, distil, repeating
+from dpd_distill.distillation import Asked, Distillation, check_repeated, distil, folder_of, repeating
+from dpd_distill.plan import Task
 from dpd_runtime.errors import DataError, InputError
+from dpd_runtime.sampler import PrototypeKind
 from tests.drawn_results import audit, write_json
 from tests.path.test_report_inputs import finish, planned
 from tests.tiny import drawn_scenes
@@ -59,17 +61,44 @@ def test_a_second_one_does_not_replace_the_plan_of_the_first(tmp_path: Path) -> 
     assert (made.folder / "plan.json").read_bytes() == stored
 
 
+def test_a_run_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = planned(tmp_path)
+    monkeypatch.chdir(made.folder)
+    assert folder_of(Path("../" + made.out.name).absolute()).samefile(made.folder)
+    assert folder_of(Path()).name == made.folder.name + "-run", "the folder itself is no bundle"
+
+
+@pytest.mark.parametrize(
+    ("prototypes", "smallest", "own_vae", "why"),
+    [
+        ("pooled", 60, False, "its run matched no codes"),
+        (None, 12, False, "its run matched codes, for which a class has too few images now"),
+        (None, 60, True, "its run was of red, green and blue alone"),
+    ],
+)
+def test_a_plan_for_other_stages_is_not_repeated(
+    tmp_path: Path, prototypes: PrototypeKind | None, smallest: int, own_vae: bool, why: str
+) -> None:
+    made = replace(planned(tmp_path), prototypes=prototypes)
+    task = Task(classes=2, images=2 * smallest, smallest=smallest, ipc=2, own_vae=own_vae)
+    with pytest.raises(InputError, match=rf"--plan .*: {why}, .*leave --plan out"):
+        check_repeated(made, task)
+    check_repeated(replace(made, prototypes=None), Task(classes=2, images=120, smallest=60, ipc=2))
+
+
 def test_a_repeated_plan_brings_what_its_run_was_asked(tmp_path: Path) -> None:
     quick = planned(tmp_path, quick=True)
     request = Asked(data=str(tmp_path), out=str(tmp_path / "again.dpd"), plan=str(quick.folder))
-    repeated = repeating(request, ("plan",))
+    repeated, run = repeating(request, ("plan",))
+    assert run is not None
+    assert run.plan == quick.plan
     assert (repeated.quick, repeated.ipc, repeated.threads) == (True, quick.ipc, quick.threads)
-    assert repeating(replace(request, threads=7), ()).threads == quick.threads
+    assert repeating(replace(request, threads=7), ())[0].threads == quick.threads
     for given in ("minutes", "ipc", "threads", "quick", "holdout"):
         with pytest.raises(InputError, match=f"--{given} has no effect with --plan"):
             repeating(request, (given,))
     plain = replace(request, plan=None)
-    assert repeating(plain, ("ipc",)) is plain
+    assert repeating(plain, ("ipc",)) == (plain, None)
 
 
 def test_other_images_than_those_of_the_training_are_not_judged(tmp_path: Path) -> None:

@@ -129,14 +129,15 @@ def _begun(data: Path | None, out: Path, asked: dict[str, Any], tell: "Tell") ->
     from dpd_distill.distillation import begin, check_resumed, read_distillation, repeating, resumed_lines
 
     if data is None:
-        before = read_distillation(folder_of(out))
+        before = read_distillation(folder_of(out.absolute()))  # its result names places, for any later folder of work
         check_resumed(before.asked, out)
         for line in resumed_lines(before.asked):
             tell(line)
         log_briefly()
         tell(f"continues     {before.folder}, planned for {duration(before.plan.total)}")
         return before
-    planned = begin(repeating(request_of(Asked, data, out, asked), asked), tell, progress_bar)
+    request, repeated = repeating(request_of(Asked, data, out, asked), asked)
+    planned = begin(request, tell, progress_bar, repeated=repeated)
     log_briefly()  # only now: the steps that measure this machine are no news
     return planned
 

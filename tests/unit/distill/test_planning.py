@@ -25,6 +25,7 @@ from dpd_distill.plan import (
     AUDIT_STUDENT_VIEWS,
     AUDIT_VIEWS,
     FIXED_SHARE,
+    GUIDED,
     LEAST_MATCHING,
     MOST_MATCHING,
     MOST_TUNING,
@@ -315,7 +316,10 @@ def test_a_quick_look_compares_one_pair_and_audits_nothing() -> None:
     eight = estimated(replace(plan, pairs=8), task, TWO_CORES).seconds["judging"]
     assert plan.seconds["judging"] == pytest.approx(eight / 8), "no features are compared"
     many = estimated(plan, replace(task, images=SEEN_OFTEN + 1), TWO_CORES)
-    assert many.seconds["judging"] == pytest.approx(2 * plan.seconds["judging"]), "1 + 1 + 4 in place of three"
+    assert many.seconds["judging"] == pytest.approx(4 / 1.5 * plan.seconds["judging"]), "one thread has the longest"
+    sampled = replace(task, codes_only=False, smallest=15)
+    more = estimated(plan, sampled, TWO_CORES).seconds["judging"] - plan.seconds["judging"]
+    assert more == pytest.approx(5 * 10 * GUIDED * TWO_CORES.call), "the judged set, without codes"
     assert any("one pair of students is compared, and nothing is audited" in line for line in plan_remarks(task, plan))
     assert not task_of({"Forest": 12, "River": 12}, quick=True).codes_only, "no codes can be matched"
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dpd_distill.distillation import usable
 from dpd_distill.plan import remarks, task_of
 from dpd_runtime.errors import DataError
 from dpd_train.config import TrainConfig
@@ -95,6 +96,15 @@ def test_augmented_data_are_small_data(tmp_path: Path) -> None:
     assert (tasks[1].ipc, tasks[1].held, tasks[1].images) == (5, 4, 44)
     assert lines[0] == lines[1]
     assert "has 22 training images, fewer than 60: 5 codes per class in a codes-only bundle" in lines[1][0]
+
+
+def test_damaged_files_are_no_scenes(tmp_path: Path) -> None:
+    scenes = open_scenes(originals(tmp_path, 12, 4), HeldOut(val_per_class=0))
+    cut = tmp_path / "Fields" / "000_0.jpg"
+    cut.write_bytes(cut.read_bytes()[:99])
+    found, real = scenes.counted("train"), scenes.part("train", 64)
+    assert found.scenes == {"Fields": 13, "River": 12}
+    assert usable(found, real) == {"Fields": 12, "River": 12}
 
 
 @pytest.mark.parametrize("keep", [True, False])
