@@ -17,7 +17,7 @@ from dpd_runtime.errors import InputError
 from dpd_train.config import HUB
 from dpd_train.encoders import Encoder
 from dpd_train.model_files import first_sentence
-from dpd_train.published import PROCESSOR_NAME, Colours, check_rgb, read_colours
+from dpd_train.published import PROCESSOR_NAME, Colours, check_colours, check_rgb, read_colours
 from dpd_train.scene_set import to_float
 
 # -- A transformers image classifier with its own weights as the start of a training.
@@ -82,8 +82,8 @@ def open_backbone(source: str, num_classes: int) -> Backbone:
     """Open a model on this machine, by its folder or its id, with a new last layer.
 
     Raises:
-        InputError: as `build_hub_student`, a preprocessor_config.json that cannot be used, or a model of other images
-            than RGB, or that gives numbers that are not finite.
+        InputError: as `build_hub_student`, a preprocessor_config.json that is missing or cannot be used, or a model of
+            other images than RGB, with more than one head, or that gives numbers that are not finite.
     """
     name = f"{HUB}{source}"
     folder = find_folder(name)
@@ -98,9 +98,24 @@ def open_backbone(source: str, num_classes: int) -> Backbone:
             f"{name}: does not take images ({first_sentence(error)}); use an image classifier, with "
             f"{PROCESSOR_NAME} where it takes images of one size"
         ) from None
+    check_colours(folder, name)
     if not logits.isfinite().all():
         raise InputError(f"{name}: gives numbers that are not finite; use another model")
+    if _speaks_without(backbone, drawn):
+        raise InputError(f"{name}: has a second head beside its last layer, which nothing would fit; use another model")
     return backbone
+
+
+@torch.no_grad()
+def _speaks_without(backbone: Backbone, images: torch.Tensor) -> bool:
+    """Whether logits come from anything but the last layer, as from the head of a distilled transformer's teacher."""
+    own = [(value, value.clone()) for value in backbone.last.parameters()]
+    for value, _ in own:
+        value.zero_()
+    speaks = bool(backbone(images).any())
+    for value, kept in own:
+        value.copy_(kept)
+    return speaks
 
 
 # -- The last layer of a network as a logistic regression on what it sees.

@@ -3,6 +3,7 @@
 The training is that of an evaluation's students, so that an evaluation says what to expect.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from scipy.stats import binomtest  # type: ignore[import-untyped]
 from torch import nn
 
 from dpd_eval.backbones import open_backbone
-from dpd_eval.inputs import FitInputs
+from dpd_eval.inputs import FitInputs, check_overlap
 from dpd_eval.options import FitConfig
 from dpd_eval.recipe import Recipe
 from dpd_eval.statistics import average_accuracy, confusion_matrix, overall_accuracy
@@ -35,9 +36,10 @@ from dpd_runtime.errors import DataError
 from dpd_train.compute import use_device
 from dpd_train.config import HUB
 from dpd_train.reading import HeldOut, choose_groups, joined
-from dpd_train.scene_set import SceneSet, fingerprint
+from dpd_train.scene_set import SceneSet, fingerprint, look_over
 from dpd_train.symmetry import near_groups
 
+log = logging.getLogger(__name__)
 CHECK_SHARE, CHECK_STEPS = 5, 4
 """Without own images a fifth of the set's images is held out of a second training, with a quarter of the steps: the
 classifier itself has seen all of them. It is cheap, and what it reaches is rather too little than too much."""
@@ -71,12 +73,12 @@ class Material:
     """What a network is trained on.
 
     Args:
-        images, labels: uint8 [n, side, side, 3] and int64 [n], with which a last layer begins.
+        parts, labels: uint8 [n, side, side, 3] each, and int64 of all, with which a last layer begins.
         lessons: what is learned then. taught: whether a teacher answers in one of them.
         classes: how many.
     """
 
-    images: Images
+    parts: tuple[Images, ...]
     labels: Int64
     lessons: tuple[Lesson, ...]
     taught: bool
@@ -93,15 +95,15 @@ def material_of(
     labels, and for unlabelled images; own images keep their labels, and have half of each batch.
     """
     labelled = [part for part in (made, own) if part is not None]
-    images = np.concatenate([part.images for part in labelled])
+    parts = tuple(part.images for part in labelled)
     labels = np.concatenate([part.labels for part in labelled])
     if answers is None:
-        lessons = [labelled_lesson(images, labels, recipe.label_smoothing)]
+        lessons = [labelled_lesson(parts, labels, recipe.label_smoothing)]
     else:
         asked = (made.images,) if unlabelled is None else (made.images, unlabelled.images)
         lessons = [taught_lesson(asked, answers, TEMPERATURE)]
-        lessons += [] if own is None else [labelled_lesson(own.images, own.labels, recipe.label_smoothing)]
-    return Material(images, labels, tuple(lessons), answers is not None, len(made.classes))
+        lessons += [] if own is None else [labelled_lesson((own.images,), own.labels, recipe.label_smoothing)]
+    return Material(parts, labels, tuple(lessons), answers is not None, len(made.classes))
 
 
 def fit(inputs: FitInputs, *, device: str = "cpu", progress: Progress = lambda done, total: None) -> Fitted:
@@ -120,11 +122,19 @@ def fit(inputs: FitInputs, *, device: str = "cpu", progress: Progress = lambda d
         parts["own"] = mine_of.part("train", side)
         if config.val_per_class != 0:
             held = mine_of.part("val", side)
+            check_overlap(
+                held,
+                parts["own"],
+                f"the images of --own {mine_of.root} that are held out",
+                "the others",
+                "put others into val/, or let --val-per-class hold some out",
+            )
             if shared := len(set(held.hashes) & set(made.hashes_as(held.rendering))):
                 raise DataError(
                     f"--own {mine_of.root}: {shared} of the images that are held out are also in {made_of.root}, so "
                     "they would measure nothing; leave them out of one"
                 )
+    _tell(parts, held)
     training: dict[str, Any] = {name: fingerprint(part) for name, part in parts.items()}
     answers, others = None, None
     if inputs.teacher is not None:
@@ -137,11 +147,12 @@ def fit(inputs: FitInputs, *, device: str = "cpu", progress: Progress = lambda d
         training["unlabelled"] = others.record()
     material = material_of(made, parts.get("own"), recipe, answers, others)
     recipe = recipe.for_training(len(material))
-    more = max(1, recipe.steps // CHECK_STEPS) if mine_of is None else 0  # of the second training
+    rows = held_out_of_set(made, made_of.prototypes) if mine_of is None else None
+    more = 0 if rows is None else max(1, recipe.steps // CHECK_STEPS)  # of the second training
     total = recipe.steps + more
     network = _train(config, material, recipe, lambda n, _: progress(n, total), place)
     checked: dict[str, float] = {}
-    if more and (rows := held_out_of_set(made, made_of.prototypes)) is not None:
+    if rows is not None:
         rest = material_of(made.only(np.flatnonzero(~rows)), None, recipe, answers, others)
         short = replace(recipe, steps=more, warmup=min(recipe.warmup, more - 1))
         second = _train(config, rest, short, lambda n, _: progress(recipe.steps + n, total), place)
@@ -150,6 +161,14 @@ def fit(inputs: FitInputs, *, device: str = "cpu", progress: Progress = lambda d
     training |= {"recipe": followed, "seed": config.seed} | ({"set_check": checked} if checked else {})
     validation = {} if held is None else _measure(network, held)
     return Fitted(network, made.classes, made.images[:2], validation, training)
+
+
+def _tell(parts: Mapping[str, SceneSet], held: SceneSet | None) -> None:
+    """Warn of files that are left out, of copies and of the like, as a training does."""
+    of_own = {"--own": parts["own"]} if "own" in parts else {}
+    of_own |= {} if held is None else {"the held-out part of --own": held}
+    for line in (*look_over({"the set": parts["set"]}).messages(), *look_over(of_own).messages()):
+        log.warning(line)
 
 
 def held_out_of_set(made: SceneSet, prototypes: Mapping[str, int]) -> Array | None:
@@ -197,7 +216,7 @@ def _train(
     model = new_network(config, material.classes)
     if config.backbone is None and material.taught:
         check_taught(config.network, model)
-    done = begun(model, lambda: (material.images, material.labels, None))
+    done = begun(model, lambda: (np.concatenate(material.parts), material.labels, None))
     if done or config.steps == 0:
         return model.eval()
     return train_on(model, material.lessons, recipe, config.seed, progress, device=device)

@@ -19,7 +19,7 @@ from dpd_eval.statistics import fewest_pairs
 from dpd_eval.verdict import TEACHER_TESTS, Audit
 from dpd_runtime.annotations import Int64
 from dpd_runtime.bundle import Bundle
-from dpd_runtime.classifier import images_below
+from dpd_runtime.classifier import MOST_CLASSES, images_below, is_class_name
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.files import parse_json
 from dpd_runtime.manifest import AUDIT_NAME
@@ -202,6 +202,8 @@ def check_sources(compared: Compared) -> tuple[list[dict[str, int]], dict[str, i
         DataError: as `read_inputs`.
     """
     train, source = compared.train, f"--train {compared.train.root}"
+    for one in compared.sets:
+        _check_undivided(one.scenes, f"SET {one.root}", "test images with --test")
     of_sets = [one.scenes.counts("all") for one in compared.sets]
     real = train.counts("train")
     tested = (compared.test or train).counts(compared.test_part)
@@ -487,22 +489,46 @@ def open_fit(
         raise InputError("--bands, --stretch, --val-per-class, --split and --groups are for --own images; give some")
     if config.reading.carries:
         raise InputError(f"--bands {config.bands}: dpd fit trains on RGB; give three bands, such as --bands 4,3,2")
+    _check_undivided(made.scenes, str(made.root), "own ones with --own")
     classes = made.scenes.counts("all")
+    _check_names(classes, made.root)
     if teacher is not None:
         _check_teacher(teacher, classes)
     if mine is not None:
-        others = mine.counts("train")
-        if set(others) != set(classes):
-            odd = sorted(set(others) ^ set(classes))
-            raise DataError(
-                f"--own {mine.root}: its classes are not those of {made.root}, first {odd[0]}; name the class folders "
-                "alike"
-            )
+        _check_classes(tuple(mine.counts("train")), tuple(classes), f"--own {mine.root}", str(made.root))
     if config.resolution is None and len(made.scenes.sizes) > 1:
         raise DataError(f"{made.root}: has images of {len(made.scenes.sizes)} sizes; give --resolution")
     if config.steps is not None:
         recipe = replace(recipe, steps=config.steps or 1, epochs=0, warmup=min(recipe.warmup, max(config.steps - 1, 0)))
     return FitInputs(made, config, recipe, mine, teacher, unlabelled, files)
+
+
+def _check_undivided(scenes: Scenes, name: str, others: str) -> None:
+    """Check that a set has no parts, as all of it is trained on.
+
+    Raises:
+        DataError: it has some.
+    """
+    if parts := scenes.parts:
+        raise DataError(
+            f"{name}: has the parts {', '.join(parts)}, and all of a set is trained on; give the images that are to "
+            f"be trained on alone, and {others}"
+        )
+
+
+def _check_names(classes: Collection[str], root: Path) -> None:
+    """Check that a classifier may have these classes, before it is trained.
+
+    Raises:
+        DataError: a name that a classifier's record cannot have, or too many.
+    """
+    if odd := next((name for name in classes if not is_class_name(name)), None):
+        raise DataError(
+            f"{root}: a classifier cannot have a class called {printable(odd)!r}: file systems and tables would take "
+            "it for something else; rename its folder, or its label in the list"
+        )
+    if len(classes) > MOST_CLASSES:
+        raise DataError(f"{root}: has {len(classes)} classes, a classifier has {MOST_CLASSES} at most; give fewer")
 
 
 def _check_teacher(bundle: Bundle, classes: Collection[str]) -> None:

@@ -171,8 +171,8 @@ class FitConfig(ImageOptions):
             raise InputError(f"--steps is {self.steps}: give at least {0 if self.backbone else 1}")
         if self.resolution is not None and self.resolution < 1:
             raise InputError(f"--resolution is {self.resolution}: give at least 1")
-        if self.seed < 0:
-            raise InputError(f"--seed is {self.seed}: it must be at least 0")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed is {self.seed}: it must be 0 … 2**32 - 1")
 
     @property
     def network(self) -> str:

@@ -1,14 +1,15 @@
 """Names of students, and those that begin with weights which have seen other images."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpd_eval.hub import find_folder, identity, is_hub
 from dpd_runtime.errors import InputError
+from dpd_runtime.files import expanded
 from dpd_train.config import HUB
 from dpd_train.doors import offered_names, open_door
 from dpd_train.encoders import names_encoder, offered_encoders, open_encoder
+from dpd_train.model_files import public_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,8 +54,12 @@ def without_way(name: str) -> str:
 
 def without_folder(name: str) -> str:
     """The name of a student as a record gives it: of a folder on this machine the last part alone."""
-    family, colon, place = name.rpartition(":")
-    return family + colon + Path(place).name if Path(place).is_dir() and is_pretrained(name) else name
+    if not is_pretrained(name):
+        return name
+    inner = without_way(name)
+    family, _, place = inner.partition(":")
+    public = public_name(place) if is_hub(inner) else f"{family}:{expanded(place).resolve().name}"
+    return name.removesuffix(inner) + public
 
 
 def pretrained_identity(name: str) -> str:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from dpd_eval import networks as mobilenetv2
 from dpd_eval import networks as resnet
 from dpd_eval import networks as vit
-from dpd_eval.backbones import Probe
+from dpd_eval.backbones import Backbone, Probe
 from dpd_eval.extractors import store
 from dpd_eval.hub import is_hub
 from dpd_eval.networks import ConvNet, ConvNetD3
@@ -329,7 +329,7 @@ class Lesson:
         return torch.from_numpy(found)
 
 
-def labelled_lesson(images: Images, targets: Int64 | Float32, smoothing: float) -> Lesson:
+def labelled_lesson(parts: tuple[Images, ...], targets: Int64 | Float32, smoothing: float) -> Lesson:
     """Labels [n], smoothed, or probabilities [n, num_classes]; where images are mixed, targets are."""
     all_targets = torch.from_numpy(np.ascontiguousarray(targets))
 
@@ -346,7 +346,7 @@ def labelled_lesson(images: Images, targets: Int64 | Float32, smoothing: float) 
 
         return loss
 
-    return Lesson((images,), criterion)
+    return Lesson(parts, criterion)
 
 
 def taught_lesson(parts: tuple[Images, ...], answers: Answers, temperature: float) -> Lesson:
@@ -441,9 +441,7 @@ def train_network(
             smoothed.
     """
     recipe = recipe.for_training(len(images))
-    lesson = (
-        labelled_lesson(images, labels, recipe.label_smoothing) if soft is None else labelled_lesson(images, soft, 0)
-    )
+    lesson = labelled_lesson((images,), *((labels, recipe.label_smoothing) if soft is None else (soft, 0.0)))
     return train_on(model, [lesson], recipe, seed, progress, device=device)
 
 
@@ -503,11 +501,16 @@ def train_on(
     return at_inference(model).eval().to("cpu")
 
 
-def predict(model: nn.Module, images: Images, precision: str, batch: int = 256) -> Int64:
-    """Predict the most likely class [n] of `images` [n, H, W, C]."""
+PREDICTED_PIXELS = 256 * 64**2
+"""In one call of `predict`: a map of 128 channels takes 0.5 GB."""
+
+
+def predict(model: nn.Module, images: Images, precision: str) -> Int64:
+    """Predict the most likely class [n] of `images` [n, H, W, C], as many at a time as the memory holds easily."""
     if isinstance(model, Probe):
         return model.predict(images)
-    predictions = []
+    side = (model.colours.side if isinstance(model, Backbone) else None) or images.shape[1]
+    predictions, batch = [], max(1, PREDICTED_PIXELS // side**2)
     with torch.no_grad(), autocast("cpu", enabled=precision == "bf16"):
         for i in range(0, len(images), batch):
             x = to_float(torch.from_numpy(np.ascontiguousarray(images[i : i + batch])))

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from dpd_eval.students import TEMPERATURE, Answers
 from dpd_runtime.annotations import Images
 from dpd_runtime.bundle import Bundle, weights_of
+from dpd_runtime.classifier import without_options
 from dpd_runtime.engines import Provider
 from dpd_runtime.errors import DataError
 from dpd_runtime.images import alike, read_square
@@ -168,7 +169,7 @@ def read_unlabelled(
     for path in files:
         square = read_square(path, side, to_pixels)
         if isinstance(square, str):
-            reasons.append(f"{printable(path)}: {square}")
+            reasons.append(f"{printable(path)}: {square if rendering is not None else without_options(square)}")
         elif (digest := identity(square[0], rendering)) in known:
             left_out += 1
         else:

@@ -90,6 +90,11 @@ class ClassifierRecord:
         return printable(" ".join(words))[:LONGEST_NAME]
 
 
+def is_class_name(name: str) -> bool:
+    """Whether a classifier may have a class of this name."""
+    return len(name) <= LONGEST_NAME and is_safe_name(name)
+
+
 def parse_record(raw: bytes) -> ClassifierRecord:
     """Parse model.json.
 
@@ -108,7 +113,7 @@ def parse_record(raw: bytes) -> ClassifierRecord:
     _require(isinstance(classes, list) and 2 <= len(classes) <= MOST_CLASSES, f"needs 2 to {MOST_CLASSES} classes")
     _require(len({str(name) for name in classes}) == len(classes), "has a class twice")
     for name in classes:
-        _require(isinstance(name, str) and len(name) <= LONGEST_NAME and is_safe_name(name), f"has class {name!r:.60}")
+        _require(isinstance(name, str) and is_class_name(name), f"has class {name!r:.60}")
     _require(type(side) is int and 1 <= side <= LARGEST_SIDE, f"side {side!r:.20} is not 1 to {LARGEST_SIDE}")
     graph = content["graph"]
     described = isinstance(graph, dict) and {key: type(graph[key]) for key in graph} == {"sha256": str, "bytes": int}
@@ -249,7 +254,14 @@ TOLERANCE = 2e-2  # of the largest logit: half precision is not used, other GPUs
 ON_SHEET = 10  # images of each class
 UNSURE = 0.5  # probability below which a label is little more than the best of several guesses
 COLUMNS = ("file", "class", "probability", "reason")
-OF_TRAINING = ("; pass --", ": pass --", "; say which ", ": say which ")
+OF_TRAINING = (
+    "; pass --",
+    ": pass --",
+    "; say which ",
+    ": say which ",
+    "; those are read with --",
+    ": those are read with --",
+)
 """Begins advice that only commands with --bands can take."""
 
 
@@ -434,14 +446,14 @@ def _label_batch(
     for path, image in zip(files, read, strict=True):
         file = printable(path.relative_to(below))
         if isinstance(image, str):
-            yield Label(file, reason=_without_options(image))
+            yield Label(file, reason=without_options(image))
             continue
         row = next(shares)
         best = int(row.argmax())
         yield Label(file, classifier.record.classes[best], float(row[best]))
 
 
-def _without_options(reason: str) -> str:
+def without_options(reason: str) -> str:
     """The reason why an image cannot be read, with a way out that needs none of the training's options."""
     begins = [place for advice in OF_TRAINING if (place := reason.find(advice)) >= 0]
     return f"{reason[: min(begins)]}; convert it to 8-bit RGB as the training images were" if begins else reason

@@ -65,7 +65,7 @@ class Colours(nn.Module):
 
 def read_colours(folder: Path, what: str) -> Colours:
     """Read what a processor of transformers, or a config of timm, does with an image; without one images stay as they
-    are.
+    are (`check_colours`).
 
     Args:
         what: names the model in messages.
@@ -95,6 +95,19 @@ def read_colours(folder: Path, what: str) -> Colours:
                 "model"
             ) from None
     return Colours(None, [0.5] * 3, [0.5] * 3)
+
+
+def check_colours(folder: Path, what: str) -> None:
+    """Check that somebody says how large a model's images are, and in which colours.
+
+    Raises:
+        InputError: nobody does.
+    """
+    if not is_of_timm(read_config(folder)) and not any((folder / name).is_file() for name in PROCESSOR_NAMES):
+        raise InputError(
+            f"{what}: {folder} has no {PROCESSOR_NAME} that says how large its images are, and in which colours; "
+            "complete the folder: AutoImageProcessor.from_pretrained(ID).save_pretrained(FOLDER)"
+        )
 
 
 def _as_processor(of_timm: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,9 @@ from dpd_runtime.files import FULL, disk_fault
 
 LONGEST_ERROR = 4_000
 RESUMABLE = "interrupted; run the same command again to continue"
+ANEW = "interrupted; nothing was written; the same command begins anew"
+KEEP_NOTHING = ("fit", "predict")
+"""Commands that write at their end alone."""
 
 READ_BY_ALL = (
     "Every command takes --config FILE: TOML with its options as keys, or a record that dpd wrote. The command line "
@@ -238,10 +241,10 @@ def _explain(error: Exception) -> NoReturn:
     if type(error).__name__ == "Abort":
         _end_interrupted()
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-        command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
         _fail(
-            f"dpd {command} needs more memory than this process may use ({error or type(error).__name__}); close other "
-            "programs, raise the limit (ulimit -v, the container's), make smaller batches or use a machine with more",
+            f"dpd {_command()} needs more memory than this process may use ({error or type(error).__name__}); close "
+            "other programs, raise the limit (ulimit -v, the container's), make smaller batches or use a machine with "
+            "more",
             5,
         )
     if isinstance(error, BrokenPipeError) and error.filename == terminal.RESULTS:
@@ -264,10 +267,15 @@ def _of_the_system(error: OSError) -> str:
     return f"{where}: {reason}"
 
 
+def _command() -> str:
+    """The command that was asked for; empty where there is none."""
+    return next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+
+
 def _end_interrupted() -> NoReturn:
     """End at once, even if a network is within one operator that takes hours: Python would wait for its thread."""
     try:
-        _fail(RESUMABLE, INTERRUPTED)
+        _fail(ANEW if _command() in KEEP_NOTHING else RESUMABLE, INTERRUPTED)
     finally:
         if not stop_calls(seconds=0.5):
             sys.stdout.flush()

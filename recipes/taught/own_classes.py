@@ -100,19 +100,22 @@ def main() -> None:
     own_images, own_labels = real[mine], real_labels[mine]
     if "coded" in args.way:
         own_images = coded(own_images)
-    together = np.concatenate([images, own_images]), np.concatenate([labels, own_labels])
+    together = (images, own_images), np.concatenate([labels, own_labels])
     began, smoothing = time.process_time(), recipe.label_smoothing
     lessons = [labelled_lesson(*together, smoothing)]
     if args.way == "codes":
-        lessons = [labelled_lesson(made, made_labels, smoothing)]
+        lessons = [labelled_lesson((made,), made_labels, smoothing)]
     elif args.way == "real":
-        lessons = [labelled_lesson(real, real_labels, smoothing)]
+        lessons = [labelled_lesson((real,), real_labels, smoothing)]
     elif args.way in ("taught", "coded-taught"):
-        lessons = [taught_lesson((images,), answers, TEMPERATURE), labelled_lesson(own_images, own_labels, smoothing)]
+        lessons = [
+            taught_lesson((images,), answers, TEMPERATURE),
+            labelled_lesson((own_images,), own_labels, smoothing),
+        ]
     elif args.way == "freed":
-        lessons = [Lesson((images,), freed), labelled_lesson(own_images, own_labels, smoothing)]
+        lessons = [Lesson((images,), freed), labelled_lesson((own_images,), own_labels, smoothing)]
     elif args.way == "after":
-        lessons = [labelled_lesson(images, labels, smoothing)]
+        lessons = [labelled_lesson((images,), labels, smoothing)]
 
     def tell(step: int, steps: int) -> None:
         if step % 1000 == 0:

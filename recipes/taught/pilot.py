@@ -143,7 +143,7 @@ def main() -> None:
     teacher = teacher_in_torch(bundle, train.classes)
     images, labels = images_of(args.arm, train, args.work, args.foreign, args.seed, teacher)
     recipe = replace(load_recipe("taught"), steps=args.steps, crop=args.crop, cutmix=args.cutmix)
-    lesson = labelled_lesson(images, labels, recipe.label_smoothing)
+    lesson = labelled_lesson((images,), labels, recipe.label_smoothing)
     if not args.hard:
         lesson = taught_lesson((images,), teacher, args.temperature)
     began = time.process_time()

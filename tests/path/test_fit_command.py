@@ -100,7 +100,7 @@ def test_without_own_images_the_set_itself_is_measured(folder: Path, process_env
     [
         (("nothing",), "nothing: no such folder"),
         (("single",), "single: holds one class only ('A')"),
-        (("set", "--own", "others"), "--own others: its classes are not those of set, first B"),
+        (("set", "--own", "others"), "--own others: its classes differ from those of set: missing B; additional C"),
         (("set", "--bands", "1"), "are for --own images; give some"),
         (("set", "--student", "alexnet"), "no student 'alexnet'"),
         (("set", "--require", "audit"), "--key, --trusted-key and --require are for a --teacher; give one"),

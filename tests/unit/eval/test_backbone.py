@@ -12,6 +12,9 @@ pytest.importorskip("transformers")
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 from transformers import (
+    DeiTConfig,
+    DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
     ResNetConfig,
     ResNetForImageClassification,
     ViTConfig,
@@ -187,13 +190,23 @@ def test_the_last_layer_is_the_logistic_regression_of_its_inputs(classes: int, t
     assert (found.argmax(dim=1).numpy() == labels).mean() > 0.9
 
 
-def test_without_a_processor_images_stay_as_they_are(tmp_path: Path) -> None:
+def test_nobody_guesses_size_and_colours_of_a_network_without_a_processor(tmp_path: Path) -> None:
     folder = write_vit(tmp_path)
     (folder / "preprocessor_config.json").unlink()
-    backbone = open_backbone(str(folder), 3)
-    assert backbone.colours.side is None
-    images = torch.rand(1, 3, 16, 16) * 2 - 1
-    torch.testing.assert_close(backbone.colours(images), images)
+    with pytest.raises(InputError, match=r"has no preprocessor_config\.json .*; complete the folder: AutoImageProc"):
+        open_backbone(str(folder), 3)
+
+
+def test_a_second_head_is_refused_where_another_number_of_classes_draws_it_anew(tmp_path: Path) -> None:
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = DeiTConfig(**shape, image_size=16, patch_size=8, num_labels=5)
+    for name, network in (("two", DeiTForImageClassificationWithTeacher), ("one", DeiTForImageClassification)):
+        network(config).save_pretrained(tmp_path / name)
+        (tmp_path / name / "preprocessor_config.json").write_text('{"size": 16}')
+    with pytest.raises(InputError, match="two: has a second head beside its last layer, which nothing would fit"):
+        open_backbone(str(tmp_path / "two"), 3)
+    backbone = open_backbone(str(tmp_path / "one"), 3)
+    assert backbone.last.weight.abs().min() > 0, "it is as it was"
 
 
 @pytest.mark.parametrize(

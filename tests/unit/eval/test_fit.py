@@ -1,6 +1,7 @@
 """`fit` trains what an evaluation trains, and measures it on images that it did not see."""
 
 import json
+import re
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -189,6 +190,53 @@ def test_images_that_were_trained_on_measure_nothing(tmp_path: Path, recipe: str
         fit(open_fit(folder, FitConfig(recipe=recipe, val_per_class=2), folder))
 
 
+def test_held_out_images_are_not_among_the_own_ones_that_train(tmp_path: Path, recipe: str) -> None:
+    folder, own = write_set(tmp_path / "set", 6, seed=1), tmp_path / "own"
+    write_set(own / "train", 6)
+    write_set(own / "val", 6, seed=2)
+    for number in range(2):
+        (own / "val" / "A" / f"{number:02d}.png").write_bytes((own / "train" / "A" / f"{number:02d}.png").read_bytes())
+    with pytest.raises(DataError, match=r"held out: 2 of its 12 images are training images of the others; put others"):
+        fit(open_fit(folder, FitConfig(recipe=recipe, steps=2), own=own))
+
+
+def test_files_that_are_left_out_and_copies_are_told(
+    tmp_path: Path, recipe: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, own = write_set(tmp_path / "set", 6, seed=1), write_set(tmp_path / "own", 12)
+    (folder / "A" / "00.png").write_bytes(b"cut")
+    (own / "B" / "x.png").write_bytes(b"cut")
+    (own / "B" / "y.png").write_bytes((own / "A" / "00.png").read_bytes())
+    fit(open_fit(folder, FitConfig(recipe=recipe, steps=2, val_per_class=2), own=own))
+    said = " ".join(caplog.messages)
+    assert "1 file of the set left out, first A/00.png" in said
+    assert "1 file of --own left out, first B/x.png" in said or "1 file of the held-out part of --own left out" in said
+    assert "under two classes at once, byte for byte" in said or "shares 1 image with --own, byte for byte" in said
+
+
+def test_a_class_that_a_classifier_cannot_have_is_said_before_it_is_trained(tmp_path: Path) -> None:
+    for name in ("LCZ 1: Compact", "+x", "Urban."):
+        folder = write_set(tmp_path / f"set{len(name)}", 2, names=("A", name))
+        with pytest.raises(DataError, match=f"a classifier cannot have a class called '{re.escape(name)}'.*; rename"):
+            open_fit(folder, FitConfig())
+
+
+def test_a_set_with_parts_is_refused_as_all_of_it_would_be_trained_on(tmp_path: Path) -> None:
+    write_set(tmp_path / "data" / "train", 4)
+    write_set(tmp_path / "data" / "test", 4, seed=1)
+    with pytest.raises(DataError, match=r"data: has the parts train, test, and all of a set is trained on; give the"):
+        open_fit(tmp_path / "data", FitConfig())
+
+
+def test_damage_that_the_check_would_meet_is_said_before_the_training(tmp_path: Path, recipe: str) -> None:
+    folder = write_set(tmp_path / "set", 15)
+    (folder / "metadata.jsonl").write_text('{"file_name": "A/00.png", "prot')
+    told = list[int]()
+    with pytest.raises(InputError, match=r"metadata\.jsonl: line 1 is damaged"):
+        fit(open_fit(folder, FitConfig(recipe=recipe)), progress=lambda done, total: told.append(done))
+    assert not told
+
+
 def test_no_images_are_held_out_where_none_are_wanted(tmp_path: Path, recipe: str) -> None:
     folder, own = write_set(tmp_path / "set", 4), write_set(tmp_path / "own", 4, seed=1)
     fitted = fit(open_fit(folder, FitConfig(recipe=recipe, val_per_class=0, steps=2), own))
@@ -202,6 +250,7 @@ def test_no_images_are_held_out_where_none_are_wanted(tmp_path: Path, recipe: st
         ({"student": "convnet", "backbone": "x"}, "--student and --backbone: a model has one network"),
         ({"steps": 0}, "--steps is 0: give at least 1"),
         ({"seed": -1}, "--seed is -1"),
+        ({"seed": 2**32}, "--seed is 4294967296: it must be 0"),
         ({"backbone": "x", "steps": -1}, "--steps is -1: give at least 0"),
     ],
 )
@@ -212,7 +261,7 @@ def test_options_that_make_no_sense(options: dict[str, object], words: str) -> N
 
 def test_what_cannot_be_fitted_is_said_before_anything_is_trained(tmp_path: Path) -> None:
     folder, own = write_set(tmp_path / "set", 4), write_set(tmp_path / "own", 4, names=("A", "C"))
-    with pytest.raises(DataError, match=r"its classes are not those of .*, first B; name the class folders alike"):
+    with pytest.raises(DataError, match=r"its classes differ from those of .*set: missing B; additional C"):
         open_fit(folder, FitConfig(), own)
     with pytest.raises(InputError, match="are for --own images; give some"):
         open_fit(folder, FitConfig(val_per_class=3))

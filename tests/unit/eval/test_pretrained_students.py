@@ -40,6 +40,7 @@ def vit(tmp_path: Path) -> Path:
     torch.manual_seed(3)
     config = ViTConfig(num_hidden_layers=1, num_attention_heads=2, num_labels=5, **shape)
     ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(f'{{"size": {SIDE}}}')
     return tmp_path / "vit"
 
 

@@ -34,7 +34,7 @@ from dpd_train.compute import one_thread
 from dpd_train.context import load_run
 from dpd_train.run import open_run
 from dpd_train.scene_set import to_float
-from dpd_train.scenes import read_scenes
+from dpd_train.scenes import open_scenes, read_scenes
 from tests.unit.eval.test_backbone import write_vit
 from tests.unit.eval.test_fit import write_set
 
@@ -99,7 +99,7 @@ def test_two_lessons_have_equal_parts_of_a_batch_and_of_the_loss() -> None:
     recipe = replace(SHORT, steps=1, batch=9, warmup=0, optimizer="sgd", nesterov=False, peak_rate=0.1)
     recipe = replace(recipe, d4=False, crop=1.0, cutmix=0.0, weight_decay=0.0)
     found, wanted = Linear(0), Linear(0)
-    train_on(found, [labelled_lesson(own, labels, 0.0), taught_lesson((pixels(400),), answers, 2.0)], recipe, 0)
+    train_on(found, [labelled_lesson((own,), labels, 0.0), taught_lesson((pixels(400),), answers, 2.0)], recipe, 0)
     [views] = seen
     assert len(views) == 4
     known = F.cross_entropy(wanted(to_float(torch.from_numpy(own))), torch.from_numpy(labels))
@@ -122,7 +122,7 @@ def test_a_lesson_of_labels_is_the_training_on_labels() -> None:
     images, labels = pixels(8), np.arange(8) % 3
     recipe = replace(SHORT, steps=3, warmup=0, decay="linear", d4=False, crop=1.0, cutmix=0.0, weight_decay=0.0)
     found, wanted = Linear(0), Linear(0)
-    train_on(found, [labelled_lesson(images, labels, 0.1)], recipe, 0)
+    train_on(found, [labelled_lesson((images,), labels, 0.1)], recipe, 0)
     adam = torch.optim.AdamW(wanted.parameters(), lr=recipe.peak_rate, weight_decay=0.0)
     for step in range(3):  # a batch is all images, so that their order does not matter
         adam.param_groups[0]["lr"] = recipe.peak_rate * (1 - step / 3)
@@ -302,6 +302,16 @@ def test_own_images_keep_their_labels_and_those_held_out_are_shown_to_nobody(
     count = len(classes_of(bundle))
     assert fitted.validation["images"] == 2 * count
     assert (fitted.training["own"]["images"], fitted.training["unlabelled"]["images"]) == (3 * count, 1)
+    parts = open_scenes(own, config)
+    mine = parts.part("train", 24)
+    answers = open_teacher(load_bundle(bundle), mine.classes, torch.get_num_threads())
+    asked = read_scenes(distilled, part="all").images, pixels(1, 24, 9)
+    smoothing = load_recipe("taught").label_smoothing
+    lessons = [taught_lesson(asked, answers, TEMPERATURE), labelled_lesson((mine.images,), mine.labels, smoothing)]
+    recipe = replace(load_recipe("taught"), steps=4, warmup=3)
+    wanted = train_on(build_student("convnet", count, 0), lessons, recipe, 0)
+    for found, expected in zip(fitted.network.parameters(), wanted.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
     with pytest.raises(DataError, match="no image is left"):
         fit(open_fit(distilled, config, own=own, teacher=load_bundle(bundle), unlabelled=own))
 
