@@ -95,7 +95,7 @@ class Asked(Request):
     codes_only: bool | None = setting(
         None,
         "Images",
-        "Leave out whatever samples or judges images: a tenth of the size, and no more images than codes. Default: "
+        "Leave out whatever samples or judges images: an eighth of the size, and no more images than codes. Default: "
         "where a class has fewer than 60 training images.",
     )
 

@@ -126,6 +126,18 @@ def test_every_test_that_a_page_names_is_there_once() -> None:
     assert {found: files[found] for found in named if files[found] != 1} == {}
 
 
+def test_the_tests_that_pages_name_exist() -> None:
+    there = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    named = {found for page in PAGES for found in re.findall(r"`(test_\w+)(…)?`", page.read_text(encoding="utf-8"))}
+    assert len(named) > 5
+    for name, more in sorted(named):
+        assert any(one.startswith(name) if more else one == name for one in there), name
+
+
 def test_a_broken_link_is_found() -> None:
     text = (
         "# One\n[a](no_such_page.md) [b](docs/index.md#no-such-heading) [c](#two) [d](#one) ![e](docs/images/none.png)"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dpd_eval.verdict import Audit, Outcome
 
 Subject = Annotated[Path, typer.Argument(metavar="SUBJECT", help="A bundle, a run directory or a distilled set.")]
-Train = Annotated[Path, under("Data", "Real images of the training, without the validation part.")]
+Train = Annotated[Path, under("Data", "The training data. Its validation part is held out, as in the training.")]
 Holdout = Annotated[
     Path | None,
     under("Data", "Images of the same kind that were not trained on. Default: the validation part of --train."),
