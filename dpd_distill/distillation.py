@@ -897,9 +897,30 @@ def _audited(made: Distillation, run: "Run", bundle: "Bundle", stage: Stage) -> 
             stage=stage,
         )
         write_atomically(made.audit, dumps(result.to_dict()))
-    if made.unaudited.exists() and not made.out.exists():
-        write_record(result, bundle, made.out)
+    if made.unaudited.exists():
+        if made.out.exists():  # stopped between writing it and deleting the other
+            check_carries(made.audit, made.out)
+        else:
+            write_record(result, bundle, made.out)
     return result
+
+
+def check_carries(audit: Path, out: Path) -> None:
+    """Check that the bundle `out` is the one into which this distillation wrote its audit.
+
+    Raises:
+        InputError: it is not.
+    """
+    from dpd_runtime.bundle import load_bundle
+    from dpd_runtime.errors import BundleError
+    from dpd_runtime.manifest import AUDIT_NAME
+
+    try:
+        carried = load_bundle(out, allow_older=True).files.get(AUDIT_NAME, b"{}")
+    except BundleError:
+        carried = b"{}"
+    if loads(carried) != loads(audit.read_bytes()):
+        _check_free(out)
 
 
 def _report(made: Distillation) -> None:

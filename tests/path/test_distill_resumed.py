@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("torch")
-from dpd_distill.distillation import Asked, Distillation, check_repeated, distil, folder_of, repeating
+from dpd_distill.distillation import Asked, Distillation, check_carries, check_repeated, distil, folder_of, repeating
 from dpd_distill.plan import Task
+from dpd_runtime.bundle import load_bundle
 from dpd_runtime.errors import DataError, InputError
 from dpd_runtime.sampler import PrototypeKind
+from dpd_runtime.sealing import write_audited
 from tests.drawn_results import audit, write_json
 from tests.path.test_report_inputs import finish, planned
 from tests.tiny import drawn_scenes
@@ -42,6 +44,21 @@ def test_an_audited_bundle_that_is_gone_is_asked_for(tmp_path: Path) -> None:
     write_json(made.audit, audit())
     with pytest.raises(InputError, match=r"the bundle of this distillation was there and is gone; put it back"):
         go_on(made)
+
+
+def test_only_the_bundle_that_carries_the_audit_is_taken_for_the_audited_one(tmp_path: Path) -> None:
+    made = trained(tmp_path, quick=False)
+    finish(made, "unaudited bundle")
+    write_json(made.audit, audit())
+    bundle, free = load_bundle(made.unaudited), r"--out .*site exists and is not of this distillation; move it away"
+    write_audited(bundle, made.out, audit() | {"tests": []}, "WARN")
+    with pytest.raises(InputError, match=free):
+        check_carries(made.audit, made.out)
+    write_audited(bundle, made.out, audit(), "WARN")
+    check_carries(made.audit, made.out)
+    (made.out / "bundle.json").write_text("mine")
+    with pytest.raises(InputError, match=free):
+        check_carries(made.audit, made.out)
 
 
 def test_a_finished_one_is_read_again(tmp_path: Path) -> None:
