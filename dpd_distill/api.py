@@ -220,6 +220,7 @@ def audit(
     """
     require_extras("train", "cpu", "eval")
     from dpd_eval.audit import audit as audit_it
+    from dpd_eval.subject import open_audit
     from dpd_eval.verdict import write_record
     from dpd_runtime.files import check_writable
     from dpd_runtime.sealing import check_auditable, check_target
@@ -239,15 +240,15 @@ def audit(
     for name in ("private", "cache"):
         if options.get(name) is not None:
             options[name] = Path(options[name])
-    found = audit_it(
+    cache = options.pop("cache", None)
+    inputs = open_audit(
         subject,
         train=scenes,
         holdout=Path(holdout) if isinstance(holdout, str) else holdout,
         run=run.path if isinstance(run, Run) else None if run is None else Path(run),
-        device=device,
-        stage=stage,
         **options,
     )
+    found = audit_it(inputs, cache=cache, device=device, stage=stage)
     if out is not None and isinstance(subject, Bundle):
         write_record(found, subject, Path(out))
     return found

@@ -879,6 +879,7 @@ def _audited(made: Distillation, run: "Run", bundle: "Bundle", stage: Stage) -> 
     """
     from dpd_distill.plan import AUDIT_IMAGES
     from dpd_eval.audit import audit
+    from dpd_eval.subject import open_audit
     from dpd_eval.verdict import read_audit, write_record
 
     if made.audit.exists():
@@ -886,16 +887,15 @@ def _audited(made: Distillation, run: "Run", bundle: "Bundle", stage: Stage) -> 
     else:
         _check_free(made.out)
         _check_same(made, run, bundle)
-        result = audit(
+        inputs = open_audit(
             bundle,
             train=made.inputs.scenes,
             holdout=made.inputs.compared,
             run=run.path,
             images=AUDIT_IMAGES,
             seed=made.asked.seed,
-            device="auto",
-            stage=stage,
         )
+        result = audit(inputs, device="auto", stage=stage)
         write_atomically(made.audit, dumps(result.to_dict()))
     if made.unaudited.exists():
         if made.out.exists():  # stopped between writing it and deleting the other

@@ -45,14 +45,8 @@ from dpd_eval.nearness import (
 )
 from dpd_eval.subject import (
     AuditData,
-    AuditSubject,
+    AuditInputs,
     Subject,
-    check_asked,
-    check_further,
-    check_private,
-    check_sources,
-    classes_of,
-    open_audited,
     read_as_made,
     read_data,
     subject_of,
@@ -83,10 +77,9 @@ from dpd_train.bases import encode_cached
 from dpd_train.compute import one_thread, use_device
 from dpd_train.loop import Task
 from dpd_train.loop import train as train_task
-from dpd_train.reading import BY_CONTENT, HeldOut, Reading
 from dpd_train.records import kept
 from dpd_train.run import Run
-from dpd_train.scenes import Scenes, check_unopened, opened
+from dpd_train.scenes import Scenes
 
 OTHER_IMAGES = "the hold-out is not comparable"
 RESTING = ("replication", "nearer to T than to H", "membership")
@@ -123,66 +116,40 @@ class _Work:
 
 
 def audit(
-    path: Path | Scenes | AuditSubject,
+    inputs: AuditInputs,
     *,
-    train: Path | Scenes,
-    holdout: Path | Scenes | None = None,
-    run: Path | None = None,
-    held_out: HeldOut = BY_CONTENT,
-    images: int | None = None,
-    seed: int | None = None,
-    reading: Reading | None = None,
-    extractor: str | None = None,
-    private: Path | None = None,
     cache: Path | None = None,
     device: str = "cpu",
     stage: Stage = lambda title: lambda done, total: None,
 ) -> Audit:
-    """Measure what `path` reveals about the images it was trained on.
+    """Measure what a bundle, a run or a set reveals about the images it was trained on.
 
     Args:
-        path: a bundle, a run directory or a distilled set, or one that was opened.
-        train: the training images T: the training part without the validation part (`held_out`). Scenes that were
-            opened say themselves what is held out and how they are read: neither may be given with them.
-        holdout: images H of the same distribution that were never trained on; None takes the validation part.
-        run: the run from which the bundle was exported; its VAE includes the encoder.
-        reading: of T and H; if it says nothing, a bundle of other bands than RGB is compared as its run read them.
-        images: number of images to generate and test; None for FEWEST_IMAGES. Of a set all are tested.
-        seed: for generating them; None for 0.
-        extractor: as in `build_extractor`, whose features are compared in addition. The audit's own spaces stay, so
-            that no choice of features makes a verdict milder.
-        private: folder for pictures and findings that show real images; None takes the run's private/audit, if any.
+        inputs: of `open_audit`.
         cache: folder for the extractor, latents and the control; None takes the user's cache directory.
         device: where the extractor and students are trained: cpu, cuda or auto, which takes CUDA if it works.
 
     Raises:
-        InputError, DataError, BundleError: unusable arguments, data or bundle; other bands in T than in the subject.
+        InputError, DataError, BundleError: unusable data or bundle; other bands in T than in the subject.
         DiskError: the cache cannot be written.
     """
     started = time.monotonic()
-    audited = open_audited(path)
-    check_asked(audited, run=run, images=images, seed=seed)
-    check_unopened(train, held_out, reading)
-    train = opened(train, held_out, reading)
-    holdout = None if holdout is None else opened(holdout, held_out.elsewhere)
-    check_private(private, audited, train, holdout)
-    check_sources(train, holdout, classes_of(audited))
-    check_further(extractor)
+    audited, run, holdout, extractor = inputs.audited, inputs.run, inputs.holdout, inputs.extractor
     place = use_device(device).type
     subject = subject_of(audited)
     encoder = find_encoder(subject, run)
     home = audited.path if isinstance(audited, Run) else run
-    train = read_as_made(subject, audited if isinstance(audited, Run) else run, train)
+    train = read_as_made(subject, audited if isinstance(audited, Run) else run, inputs.train)
     data = read_data(train, holdout, classes=subject.classes, resolution=subject.side)
     subject = with_images(subject, data.train)
     if extractor is not None:
         check_extractor_bands(extractor, data.train)
-    private = private or (None if home is None else home / "private" / "audit")
+    private = inputs.private or (None if home is None else home / "private" / "audit")
     extractors, encoded, controls_folder = _folders(cache)
     latents = None if encoder is None else _encode(encoder, data, encoded, stage)
     roots = tuple(scenes.root for scenes in (train, holdout) if scenes is not None)
     work = _Work(subject, data, roots, encoder, latents, private, controls_folder, place, stage)
-    images, seed = FEWEST_IMAGES if images is None else images, seed or 0
+    images, seed = FEWEST_IMAGES if inputs.images is None else inputs.images, inputs.seed or 0
     untrained = build_extractor("untrained", data.train, cache=extractors, progress=stage("comparing T and H"))
     hold_out, comparable = comparable_test(data, untrained)
     sets = [_generated(work, images, seed), *_decoded_prototypes(work)]

@@ -22,10 +22,10 @@ from dpd_runtime.manifest import MANIFEST_NAME
 from dpd_runtime.networks import TEACHER, choose_provider, load_networks
 from dpd_runtime.set_state import DATASET_NAME
 from dpd_runtime.text import counted
-from dpd_train.reading import PLAIN, parse_reading
+from dpd_train.reading import BY_CONTENT, PLAIN, HeldOut, Reading, parse_reading
 from dpd_train.run import Run, open_run
 from dpd_train.scene_set import Part, SceneSet, fingerprint
-from dpd_train.scenes import Scenes
+from dpd_train.scenes import Scenes, check_unopened, opened
 
 # -- What an audit checks before PyTorch is imported: what kind of thing is audited, its classes, and the data.
 
@@ -82,9 +82,8 @@ def check_asked(audited: AuditSubject, *, run: Path | None, images: int | None, 
     """Check the options for what is audited.
 
     Raises:
-        InputError: a number out of range, an option without effect, or a `run` that is none.
+        InputError: an option without effect, or a `run` that is none.
     """
-    check_numbers(images, seed)
     kind = kind_of(audited)
     if isinstance(audited, Set) and not audited.root.is_dir():
         raise InputError(f"{audited.root}: is a list; give the folder of a set, as all of its files are looked at")
@@ -120,6 +119,69 @@ def check_further(extractor: str | None) -> None:
         raise InputError("--extractor own has no effect: the audit always has it; name another one")
     if extractor is not None:
         check_name(extractor)
+
+
+@dataclass(frozen=True)
+class AuditInputs:
+    """What an audit is asked, opened and checked. Its images are not read yet.
+
+    Args:
+        train: has the training images T. holdout: images H of the same distribution; None for the validation part of
+            `train`. run: from which the bundle was exported.
+        images: number of images to generate and test; None for FEWEST_IMAGES. Of a set all are tested. seed: for
+            generating them; None for 0.
+        extractor: whose features are compared too. private: folder for pictures and findings that show real images;
+            None takes the run's private/audit, if any.
+    """
+
+    audited: AuditSubject
+    train: Scenes
+    holdout: Scenes | None
+    run: Path | None
+    images: int | None
+    seed: int | None
+    extractor: str | None
+    private: Path | None
+
+
+def open_audit(
+    path: Path | Scenes | AuditSubject,
+    *,
+    train: Path | Scenes,
+    holdout: Path | Scenes | None = None,
+    run: Path | None = None,
+    held_out: HeldOut = BY_CONTENT,
+    reading: Reading | None = None,
+    images: int | None = None,
+    seed: int | None = None,
+    extractor: str | None = None,
+    private: Path | None = None,
+) -> AuditInputs:
+    """Open what is audited and the folders that it is compared with, and check everything that needs no image.
+
+    Args:
+        path: a bundle, a run directory or a distilled set, or one that was opened.
+        train: the training images T: the training part without the validation part (`held_out`). Scenes that were
+            opened say themselves what is held out and how they are read: neither may be given with them.
+        holdout: images H of the same distribution that were never trained on; None takes the validation part.
+        run: the run from which the bundle was exported; its VAE includes the encoder.
+        reading: of T and H; if it says nothing, a bundle of other bands than RGB is compared as its run read them.
+        images, seed, extractor, private: as in `AuditInputs`. The audit's own spaces stay beside those of an
+            extractor, so that no choice of features makes a verdict milder.
+
+    Raises:
+        InputError, DataError, BundleError: arguments that are out of range or without effect, or unusable places.
+    """
+    check_numbers(images, seed)
+    audited = open_audited(path)
+    check_asked(audited, run=run, images=images, seed=seed)
+    check_further(extractor)
+    check_unopened(train, held_out, reading)
+    scenes = opened(train, held_out, reading)
+    others = None if holdout is None else opened(holdout, held_out.elsewhere)
+    check_private(private, audited, scenes, others)
+    check_sources(scenes, others, classes_of(audited))
+    return AuditInputs(audited, scenes, others, run, images, seed, extractor, private)
 
 
 def classes_of(audited: AuditSubject) -> tuple[str, ...]:

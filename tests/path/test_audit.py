@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 import torch
 from PIL import Image
 
-from dpd_eval.audit import audit, overfitted_denoiser
+from dpd_eval.audit import overfitted_denoiser
 from dpd_eval.report_records import read_audit
 from dpd_eval.subject import open_audited, read_data, subject_of
 from dpd_eval.verdict import Audit, Outcome, check_verdict, family_of, write_record
@@ -25,6 +25,7 @@ from dpd_runtime.solvers import schedule_from_config
 from dpd_train.networks import ResNet, ResNetConfig
 from dpd_train.reading import HeldOut
 from dpd_train.scenes import open_scenes
+from tests.audits import audit
 from tests.tiny import tiny_run
 
 pytestmark = pytest.mark.full  # a run, an export and three audits
@@ -47,7 +48,7 @@ def of_bundle(folder: Path) -> Audit:
         run=folder / "run",
         private=folder / "pairs",
         cache=folder / "cache",
-        **HELD,  # type: ignore[arg-type]
+        **HELD,
     )
 
 
@@ -123,7 +124,7 @@ def test_few_images_are_a_warning_and_other_data_too(of_bundle: Audit, folder: P
 
 
 def test_a_run_and_its_bundle_are_judged_alike(of_bundle: Audit, folder: Path) -> None:
-    of_run = audit(folder / "run", train=folder / "scenes", cache=folder / "cache", **HELD)  # type: ignore[arg-type]
+    of_run = audit(folder / "run", train=folder / "scenes", cache=folder / "cache", **HELD)
     ours, theirs = ({test.name: test.value for test in result.tests} for result in (of_run, of_bundle))
     for name, value in theirs.items():
         if name.startswith("membership") and value is not None:
@@ -162,7 +163,7 @@ def test_a_further_extractor_adds_spaces_and_takes_none_away(of_bundle: Audit, f
         extractor=f"swimdiff:{folder / 'eyes'}",
         private=folder / "further",
         cache=folder / "cache",
-        **HELD,  # type: ignore[arg-type]
+        **HELD,
     )
     before, now = ({test.name for test in result.tests} for result in (of_bundle, found))
     assert before < now

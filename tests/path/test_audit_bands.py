@@ -16,7 +16,6 @@ from rasterio import Affine
 from dpd_eval import attacks, extractors
 from dpd_eval.artefacts import find_pictures
 from dpd_eval.attacks import LabelledImages, student_tests
-from dpd_eval.audit import audit
 from dpd_eval.nearness import AuditedImages, near_copies, structure_space, write_worst_pairs
 from dpd_eval.subject import AuditData, open_audited, read_as_made, subject_of
 from dpd_runtime.annotations import Images, Int64
@@ -25,6 +24,7 @@ from dpd_runtime.errors import InputError
 from dpd_train.reading import HeldOut, parse_reading
 from dpd_train.scene_set import SceneSet
 from dpd_train.scenes import open_scenes
+from tests.audits import audit
 from tests.banded import COUNTS, bands_of, scenes, write_distilled, write_real
 
 ALL = parse_reading("all", "0:2550")

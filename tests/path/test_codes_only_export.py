@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-from dpd_eval.audit import audit
 from dpd_eval.verdict import Audit, write_record
 from dpd_export import ExportOptions, export_run
 from dpd_export.builder import check_parts
@@ -21,6 +20,7 @@ from dpd_runtime.golden import replay
 from dpd_train.bases import decode_images, load_base
 from dpd_train.reading import HeldOut
 from dpd_train.run import open_run
+from tests.audits import audit
 from tests.tiny import CODES
 
 HELD = {"held_out": HeldOut(val_per_class=2), "images": 20}
@@ -115,7 +115,7 @@ def audited(matched: Path) -> Audit:
         train=matched / "scenes",
         run=matched / "run",
         cache=matched / "audit",
-        **HELD,  # type: ignore[arg-type]
+        **HELD,
     )
 
 
@@ -157,7 +157,7 @@ def test_averaged_codes_are_its_control_of_membership(audited: Audit) -> None:
 @pytest.mark.full
 def test_without_an_encoder_the_verdict_is_a_warning_at_best(matched: Path) -> None:
     """The tiny VAE is not the shipped base's."""
-    found = audit(matched / "codes.dpd", train=matched / "scenes", cache=matched / "audit", **HELD)  # type: ignore[arg-type]
+    found = audit(matched / "codes.dpd", train=matched / "scenes", cache=matched / "audit", **HELD)
     missing = {t.name for t in found.tests if t.verdict == "NOT RUN" and t.name.startswith("membership")}
     few = "membership of the students of the generated images"  # the hold-out is too small for them
     assert missing == {few, "membership of the VAE decoder", "membership of the prototypes"}
@@ -190,7 +190,7 @@ def test_engines_are_built_of_the_decoder_alone(matched: Path) -> None:
 )
 def test_options_for_what_is_left_out_are_refused(options: dict[str, object], option: str) -> None:
     with pytest.raises(InputError, match=f"^{option} cannot be used with --codes-only"):
-        ExportOptions(codes_only=True, **options)  # type: ignore[arg-type]
+        ExportOptions(codes_only=True, **options)
 
 
 def table(kind: str, *counts: int) -> dict[str, object]:

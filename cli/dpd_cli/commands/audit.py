@@ -82,43 +82,27 @@ def audit_command(
     options = ImageOptions(**given_values(given, ImageOptions, train))
     require_torch("cpu", *extras_of(options.reading, train, holdout))
     check_cache(cache_folder("audit"))
-    from dpd_eval.subject import (
-        check_asked,
-        check_further,
-        check_numbers,
-        check_private,
-        check_sources,
-        classes_of,
-        open_audited,
-    )
-    from dpd_train.scenes import open_scenes
+    from dpd_eval.subject import open_audit
 
-    check_numbers(images, seed)
-    audited = open_audited(subject)
-    if out is not None and isinstance(audited, Bundle):
-        check_auditable(audited)
-    check_asked(audited, run=run, images=images, seed=seed)
-    check_further(extractor)
-    scenes, others = open_scenes(train, options), None if holdout is None else open_scenes(holdout, options.elsewhere)
-    check_private(private, audited, scenes, others)
-    check_sources(scenes, others, classes_of(audited))
+    inputs = open_audit(
+        subject,
+        train=train,
+        holdout=holdout,
+        run=run,
+        held_out=options,
+        images=images,
+        seed=seed,
+        extractor=extractor,
+        private=private,
+    )
+    if out is not None and isinstance(inputs.audited, Bundle):
+        check_auditable(inputs.audited)
     from dpd_eval.audit import audit  # loads PyTorch
     from dpd_eval.verdict import check_verdict, write_record
 
     with stage_progress() as stage:
-        result = audit(
-            audited,
-            train=scenes,
-            holdout=others,
-            run=run,
-            images=images,
-            seed=seed,
-            extractor=extractor,
-            private=private,
-            device=device,
-            stage=stage,
-        )
-    _tell(result, write_record(result, audited, out), json_output)
+        result = audit(inputs, device=device, stage=stage)
+    _tell(result, write_record(result, inputs.audited, out), json_output)
     check_verdict(result)
 
 

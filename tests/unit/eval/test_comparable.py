@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from dpd_eval.audit import RESTING, audit
+from dpd_eval.audit import RESTING
 from dpd_eval.extractors import untrained_extractor
 from dpd_eval.nearness import MEMBERSHIP_LIMIT, AuditedImages, comparable_test, near_copies, two_samples
-from dpd_eval.subject import AuditData, _halves
+from dpd_eval.subject import AuditData, Words, _halves
 from dpd_eval.verdict import LEGEND, Audit, reasons
 from dpd_runtime.annotations import Images
 from dpd_runtime.errors import DataError
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
 from dpd_train.scene_set import SceneSet
+from tests.audits import audit
 from tests.commands import dpd
 from tests.tiny import SIDE, drawn_scenes
 
@@ -35,7 +36,7 @@ def beside(change: Callable[[Images], Images], seed: int = 1) -> AuditData:
     """T, and a hold-out whose images are changed."""
     held = drawn(seed, HELD)
     changed = SceneSet(held.classes, change(held.images), held.labels, held.hashes, ())
-    return AuditData(drawn(0, COUNT), changed, *_halves(held.labels, held.classes, "H"), ())
+    return AuditData(drawn(0, COUNT), changed, *_halves(held.labels, held.classes, "H", Words()), ())
 
 
 def nearer_by(factor: float) -> Callable[[Images], Images]:

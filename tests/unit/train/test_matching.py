@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from dpd_runtime.sampler import BlockGuidance
@@ -375,13 +375,16 @@ def test_codes_that_the_recipe_kept_are_where_another_machine_goes_on(watchers: 
         with pytest.raises(TimeUp, match=f"{done}"):
             match_codes(begun, decode, watchers, matching, state=state, deadline=Deadline(0))
     assert codes["keep"](run, tmp_path / "codes.safetensors") == 10
-    made = f"from pathlib import Path; import time; p = Path({str(other / STORED)!r}); p.parent.mkdir(parents=True)"
-    begins = [sys.executable, "-c", f"{made}; p.touch(); time.sleep(60)"]
+    assert load_file(tmp_path / "codes.safetensors")["codes"].shape[:2] == (begun.shape[0], 10)
+    starts = other / "checkpoints" / "start.safetensors"
+    made = f"import shutil, time; from pathlib import Path; Path({str(starts.parent)!r}).mkdir(parents=True)"
+    copied = f"shutil.copy({str(run / 'checkpoints' / 'start.safetensors')!r}, {str(starts)!r})"
+    begins = [sys.executable, "-c", f"{made}; {copied}; time.sleep(60)"]
     codes["begin"](tmp_path / "codes.safetensors", other, begins)
     again = match_codes(begun, decode, watchers, matching, state=other / "checkpoints" / "matching.safetensors")
     assert torch.equal(again[:, :10], whole[:, :10].half().float())
     assert float((again - whole).abs().mean()) < 2e-3 < 0.1 * float((begun - whole).abs().mean())
-    with pytest.raises(SystemExit, match="none was not begun"):
+    with pytest.raises(SystemExit, match="none has no starting codes"):
         codes["begin"](tmp_path / "codes.safetensors", tmp_path / "none", ["false"])
     with pytest.raises(SystemExit, match="the matching has not begun"):
         codes["keep"](tmp_path / "none", tmp_path / "codes.safetensors")
