@@ -3,7 +3,8 @@
 #
 #   dpd data fetch                                  # EfficientNet-Lite 0 and 1 watch, 2 judges
 #   recipes/embedded.sh EUROSAT WORK match 0        # SEED: 0, 1 and 2, fifty codes each, two hours of two cores
-#   python recipes/codes.py keep WORK/run0 recipes/matched/seed0.safetensors   # any time; match goes on there elsewhere
+#   python recipes/codes.py keep WORK/run1 recipes/matched/seed1.safetensors   # any time; match goes on there elsewhere
+#   python recipes/codes.py images recipes/matched/seed1.safetensors 1 EUROSAT/train WORK/ten1   # a set of those
 #   cp dpd_runtime/data/eurosat64.dpd WORK/run0.dpd  # in place of matching seed 0 again: it is that bundle, audited
 #   recipes/embedded.sh EUROSAT WORK bundle 0       # export a run, other seeds' codes-only, and generate its set
 #   recipes/embedded.sh EUROSAT WORK audit 0        # beside the test part; writes an audited bundle
