@@ -42,9 +42,10 @@ class Opened:
 
     @cached_property
     def private(self) -> "Scenes":
+        """Scenes of which each file is read alone: the guarantee is for one file."""
         from dpd_train.scenes import open_scenes
 
-        return open_scenes(Path(self.asked.data), self.asked, self.asked.reading)
+        return replace(open_scenes(Path(self.asked.data), self.asked, self.asked.reading), together=False)
 
     @cached_property
     def public(self) -> "Scenes | None":

@@ -64,12 +64,15 @@ class Scenes:
         reading: bands and stretch. The limits of the stretch are those of the training images, held-out ones included,
             for every part. A `Rendering` of other scenes reads these in the same way.
         card: what is said beside the scenes; `held_out` and `reading` follow it already.
+        together: whether files tell how others are read, as most of them decide whether their fourth band is a mask.
+            Without it one file changes no pixel of another, on which a guarantee for one file rests.
     """
 
     source: Source
     held_out: HeldOut = BY_CONTENT
     reading: Reading | Rendering = PLAIN
     card: DataCard | None = None
+    together: bool = True
     _listed: dict[str | None, Files] = field(default_factory=dict, repr=False)
     _parts: dict[Part, Files] = field(default_factory=dict, init=False, repr=False)
     _decoded: dict[tuple[Part, int], SceneSet] = field(default_factory=dict, init=False, repr=False)
@@ -253,12 +256,14 @@ class Scenes:
             DataError: as `settle` does.
             MissingExtraError: the reading needs rasterio, which is not installed.
         """
-        return settled(self.reading, self._reference, self.root)
+        found = settled(self.reading, self._reference, self.root)
+        return found if found is None or self.together else replace(found, masks=True)
 
     @cached_property
     def alike(self) -> Alike:
         """What Pillow's reader should know of all of the training images; nothing where there is a rendering."""
-        return ALONE if self.rendering is not None else alike(_paths(self._reference))
+        alone = self.rendering is not None or not self.together
+        return ALONE if alone else alike(_paths(self._reference))
 
     def hashes(self, part: Literal["train", "test"]) -> dict[str, str]:
         """Path → hash as in `SceneSet.hashes`, without decoding the images. Unreadable files are left out.
