@@ -185,7 +185,12 @@ TELLING = {
 }
 ON_A_MAP = {33550: "ModelPixelScale", 33922: "ModelTiepoint", 34264: "ModelTransformation", 34735: "GeoKeyDirectory"}
 SAMPLE_FORMAT, FLOATS = 339, 3
-OF_FORMATS = ("dpi", "gamma", "compression", "jfif", "progressive", "loop", "background", "timestamp", "duration")
+OF_FORMATS = (
+    *("dpi", "gamma", "compression", "jfif", "progressi", "loop", "background", "timestamp", "duration"),
+    *("srgb", "chromaticity", "adobe", "transparency", "interlace"),
+)
+PLAIN_PROFILE = "sRGB"
+"""Name of a colour profile that every writer may add; others may name a camera or a scanner."""
 
 
 def find_pictures(name: str, content: bytes, *, of_set: bool) -> list[Artefact]:
@@ -202,6 +207,9 @@ def _metadata(name: str, content: bytes) -> list[Artefact]:
         with warnings.catch_warnings(action="ignore"), open_image(content) as image:
             tags = dict(image.getexif())
             texts = [key for key in image.info if isinstance(key, str) and not key.startswith(OF_FORMATS)]
+            profile = image.info.get("icc_profile", b"")
+            if any(PLAIN_PROFILE.encode(code) in profile for code in ("ascii", "utf-16-be")):
+                texts.remove("icc_profile")
     except Exception:  # decoders raise almost any type on damaged bytes
         return [Artefact(name, "a picture that cannot be opened", "")]
     artefacts = [Artefact(name, "EXIF data", label) for tag, label in TELLING.items() if tag in tags]

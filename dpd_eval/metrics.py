@@ -254,7 +254,7 @@ class SetMetrics:
         arm, ipc, images: what is compared. extractor: its description.
         kid, kid_std: kernel inception distance over subsets, and its standard deviation.
         precision, recall, density, coverage: as Naeem et al. 2020 define them.
-        mean_max_cosine: cosine of each image with its most similar real image, mean.
+        mean_max_cosine: cosine of each real image with the most similar image of its class in the set, mean.
         intra_class_diversity: one minus the mean cosine of pairs within a class.
         reference_diversity: the same of the real images.
         teacher_agreement, per_class_agreement: share of the images that the extractor's classifier assigns to their

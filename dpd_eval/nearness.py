@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.special import gammaln, ndtr  # type: ignore[import-untyped]
+from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from dpd_eval.attacks import (
     REPLICATES,
@@ -550,7 +551,8 @@ def near_copies(audited: AuditedImages, data: AuditData, private: Path | None) -
     """Count the images that are near duplicates of an image of T, as `near_duplicates` finds them.
 
     Copies at another contrast, blurred or with noise are among them. It needs no hold-out; where H has near duplicates
-    of T too, as neighbouring patches may be, the count is a warning only.
+    of T too, as neighbouring patches may be, the count is a warning only, unless their share is above H's beyond doubt
+    (95 % intervals of Clopper and Pearson that do not meet).
     """
 
     def nearest(images: Images) -> Float32:
@@ -566,7 +568,10 @@ def near_copies(audited: AuditedImages, data: AuditData, private: Path | None) -
         write_worst_pairs(private / f"{name}.png", audited.images[copies], real, data.train.bands)
     of_held = int((nearest(data.held.images).max(axis=1) > NEAR).sum())
     note += f"; {of_held} of {len(data.held.labels)} of H are near duplicates of T too" if of_held else ""
-    return Outcome(name, float(len(copies)), None, 0.0, "WARN" if of_held else "FAIL", note)
+    ours_at_least = binomtest(len(copies), len(ours)).proportion_ci(0.95, "exact").low
+    theirs_at_most = binomtest(of_held, len(data.held.labels)).proportion_ci(0.95, "exact").high
+    doubtful = of_held > 0 and ours_at_least <= theirs_at_most
+    return Outcome(name, float(len(copies)), None, 0.0, "WARN" if doubtful else "FAIL", note)
 
 
 def _keep_worst(audited: AuditedImages, yardstick: Yardstick, compared: Compared, private: Path) -> None:

@@ -305,6 +305,8 @@ def is_compared(arm: str, reference: str) -> bool:
 
 ONE_BUNDLE = "all sets come from one bundle: the intervals repeat students, not the training that made the bundle"
 
+SOME_UNKNOWN = "some sets do not say of which bundle they are: all intervals repeat students, not the making of bundles"
+
 
 @dataclass(frozen=True)
 class Repeats:
@@ -338,6 +340,8 @@ class Repeats:
         bundles = len(set(self.bundles))
         counts = {ipc: bundles if self.unit == "bundles" else count for ipc, count in pairs.items()}
         one = [ONE_BUNDLE] if self.unit == "pairs" and all(self.bundles) else []
+        if any(self.bundles) and not all(self.bundles):
+            one = [SOME_UNKNOWN]
         return one + [
             f"IPC {ipc}: {count} {self.unit.removesuffix('s') if count == 1 else self.unit}, at least "
             f"{fewest_repeats(self.unit, ipc)} are needed for a reported result"

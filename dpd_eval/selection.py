@@ -26,6 +26,7 @@ from dpd_train.doors import offered_names, open_door
 from dpd_train.prototypes import herded
 from dpd_train.reading import BY_CONTENT, HeldOut, Reading
 from dpd_train.records import kept
+from dpd_train.run import check_classes
 from dpd_train.samples import Stage
 from dpd_train.scene_set import SceneSet, fingerprint
 from dpd_train.scenes import Scenes, check_unopened, opened
@@ -382,6 +383,7 @@ def select_set(
     _check_out(out, data.root if isinstance(data, Scenes) else data)
     check_unopened(data, held_out, reading)
     seed, count, data = seed or 0, 0 if ipc is None else ipc, opened(data, held_out, reading)
+    check_classes(data.root, data.classes)  # which become folders
     _check_rgb(data)
     check_counts(chosen, data.counts("train"), count)  # before images are opened
     scenes = data.part("train", resolution)

@@ -535,10 +535,9 @@ def refuse_holes(path: Path, files: Iterable[Path], what: str = "bundle") -> Non
     Raises:
         BundleError: it is not.
     """
-    size = held = 0
-    for file in files:
-        length = file.stat().st_size
-        size, held = size + length, held + (_bytes_on_disk(file) if length > _PIECE else length)
+    every = list(files)
+    size = sum(file.stat().st_size for file in every)
+    held = sum(map(_bytes_on_disk, every)) if size > MAX_HOLES else size
     if size - held > held + MAX_HOLES:
         raise BundleError(
             f"{path}: it claims {size / 1e6:.0f} MB, but the disk holds {held / 1e6:.0f} MB of them (sparse files); "
@@ -601,9 +600,11 @@ def write_zip(path: Path, files: Mapping[str, bytes | memoryview | Path]) -> Non
     """Write a stored zip with fixed dates, completely or not at all. The same files give the same bytes.
 
     Args:
+        path: a file that is replaced keeps its permissions.
         files: the content of each entry, or a file with it, which is copied in pieces.
     """
-    with open_atomically(path) as handle:
+    mode = stat.S_IMODE(path.stat().st_mode) if path.is_file() else 0o666
+    with open_atomically(path, mode=mode) as handle:
         pack_zip(handle, files)
 
 

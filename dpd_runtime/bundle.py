@@ -489,6 +489,9 @@ def _check_engine(files: FolderFiles | ZipFiles, name: str, entry: FileEntry) ->
         raise BundleHashError(name, digest.hexdigest(), entry.sha256)
 
 
+MOST_GRAPHS = 32
+
+
 def weights_of(graph: str) -> str:
     """The path of the file that may hold the weights of `graph`."""
     return str(PurePosixPath(graph).with_name(WEIGHTS_NAME))
@@ -502,7 +505,10 @@ def read_graphs(files: Mapping[str, bytes]) -> dict[str, CheckedGraph]:
     Raises:
         BundleError: as `read_graph`.
     """
-    found = [name for name, content in files.items() if name.endswith(".onnx") and b"location" in content]
+    graphs = [name for name in files if name.endswith(".onnx")]
+    if len(graphs) > MOST_GRAPHS:
+        raise BundleError(f"it holds {len(graphs)} graphs, and a bundle has a handful; do not use it")
+    found = [name for name in graphs if b"location" in files[name]]
     return {name: read_graph(name, files[name], weights_size(name, files)) for name in found}
 
 

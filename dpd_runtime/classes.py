@@ -168,6 +168,8 @@ def _classes(
             )
         images = images_behind(kind, entry.get("prototype_counts"))
         classes.append(SceneClass(name, label, rows, latents, kind, images))
+    if len({scene.prototypes.shape[1:] for scene in classes if len(scene.prototypes)}) > 1:
+        raise BundleError("prototypes.safetensors: classes have prototypes of several sizes; export the bundle again")
     equal = equal_names(scene.name for scene in classes)
     if equal is not None or len(classes) < 2:
         same = f"; {equal[0]!r} and {equal[1]!r} are one folder on some systems" if equal else ""

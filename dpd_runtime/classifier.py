@@ -17,7 +17,7 @@ import numpy as np
 
 from dpd_runtime.annotations import Array, Float32, Pixels, Progress
 from dpd_runtime.archive import refuse_holes
-from dpd_runtime.dataset import MOST_ROWS, contact_sheet
+from dpd_runtime.dataset import MOST_ROWS, contact_sheet, tile
 from dpd_runtime.engines import Compilation, Engine, Provider, run_to
 from dpd_runtime.errors import CheckError, DataError, InputError, ModelError
 from dpd_runtime.files import MAX_JSON_BYTES, check_writable, is_safe_name, naming, open_regular, parse_json
@@ -237,7 +237,7 @@ def _read(path: Path, most: int) -> bytes:
         with open_regular(path) as file:
             if (size := os.fstat(file.fileno()).st_size) > most:
                 raise ModelError(f"{path.name} has {size} bytes, more than {most}; {AGAIN}")
-            return file.read()
+            return file.read(size)  # a link may lead to a file of the system, which has no end
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); fetch it again, or {AGAIN}") from None
 
@@ -300,7 +300,7 @@ class Labelled:
         for name in self.classes[:MOST_ROWS]:
             own = [path for path, label in zip(self.files, self.labels, strict=True) if label.name == name]
             again = map(self.square, evenly_spaced(own, ON_SHEET))
-            shown.append((name, [image[1] for image in again if not isinstance(image, str)]))
+            shown.append((name, [tile(image[1]) for image in again if not isinstance(image, str)]))
         return contact_sheet(shown)
 
     @property
@@ -358,6 +358,8 @@ def images_below(place: Path) -> list[Path]:
         raise DataError(f"{place}: no such file or folder; give a folder of images")
     try:
         files = sorted(image_files(place, lambda folder, what: _log.warning("%s", passed_over(folder, what))))
+    except RecursionError:
+        raise DataError(f"{place}: has folders in folders, more than can be listed; give one further in") from None
     except OSError as error:
         raise DataError(
             f"{error.filename}: cannot be listed ({error.strerror}); grant the permission or remove it"
@@ -376,7 +378,7 @@ def load_engine(
         ProviderError, InputError, CheckError: as `choose_provider`.
     """
     side = classifier.record.side
-    probe = np.random.default_rng(0).uniform(-1, 1, (2, 3, side, side)).astype(np.float32)
+    probe = 2 * np.random.default_rng(0).random((2, 3, side, side), np.float32) - 1
     engines: dict[str, Engine] = {}
 
     def attempt(provider: Provider) -> None:
@@ -393,8 +395,15 @@ def load_engine(
 
 
 def logits_of(classifier: Classifier, engine: Engine, images: Float32) -> Float32:
-    """Logits [n, classes] of images [n, 3, side, side] in [-1, 1]."""
-    return run_to(engine, GRAPH_NAME, (len(images), len(classifier.record.classes)), **{INPUT: images})
+    """Logits [n, classes] of images [n, 3, side, side] in [-1, 1].
+
+    Raises:
+        ModelError: they are not finite, so that no class is the likeliest.
+    """
+    logits = run_to(engine, GRAPH_NAME, (len(images), len(classifier.record.classes)), **{INPUT: images})
+    if not np.isfinite(logits).all():
+        raise ModelError(f"{GRAPH_NAME} gave numbers that are not finite, so that no class is the likeliest; {AGAIN}")
+    return logits
 
 
 def label_folder(

@@ -22,7 +22,7 @@ from dpd_runtime.bands import Band, picture
 from dpd_runtime.budget import check_budget, label_bytes
 from dpd_runtime.bundle import Bundle
 from dpd_runtime.engines import FLAVOURS, RTX_PACKAGE, Provider
-from dpd_runtime.errors import DiskError, DpdError, OutputFolderError
+from dpd_runtime.errors import DiskError, DpdError, InputError, OutputFolderError
 from dpd_runtime.files import (
     FULL,
     MAX_JSON_BYTES,
@@ -453,6 +453,7 @@ def write_set(
     """
     out, output = Path(out), output.of(generation.bundle.manifest.bands)
     output.check()
+    check_beside(generation.bundle.path, out)
     with disk_errors(out):
         check_output_folder(out)
     generation.load()  # errors appear before anything is written
@@ -704,6 +705,16 @@ def set_hash(images: Iterable[tuple[str, int, Pixels]]) -> str:
 
 GAP, SIZE = 2, 64
 MOST_ROWS, LONGEST_LABEL = 100, 40
+
+
+def check_beside(bundle: Path, out: Path) -> None:
+    """Check that a set does not go into the folder of its bundle, which would be a changed one then.
+
+    Raises:
+        InputError: it does.
+    """
+    if bundle.is_dir() and out.resolve().is_relative_to(bundle.resolve()):
+        raise InputError(f"--out {out}: is inside the bundle {bundle}, which it would change; choose another place")
 
 
 def tile(pixels: Pixels, size: int = SIZE) -> Pixels:

@@ -17,7 +17,7 @@ from dpd_runtime.annotations import Array, Float32, Images, Pixels
 from dpd_runtime.bundle import Bundle
 from dpd_runtime.classes import read_tensors
 from dpd_runtime.engine_files import seal
-from dpd_runtime.engines import FLAVOURS, Provider
+from dpd_runtime.engines import FLAVOURS, FewerRows, Provider
 from dpd_runtime.errors import BundleError, CheckError
 from dpd_runtime.files import parse_json, read_cached, spare_cache, write_atomically
 from dpd_runtime.machine import nvidia_driver
@@ -89,7 +89,8 @@ def bundle_networks(
     bundle: Bundle, provider: Provider, threads: int | None = None, part: Callable[[Images], Images] = lambda all_: all_
 ) -> tuple[Denoise, Decode]:
     """UNet and VAE decoder of a bundle on one provider. NaN becomes mid grey. part: as in `bundle_decoder`."""
-    return partial(denoise, bundle.engine(UNET, provider, threads)), bundle_decoder(bundle, provider, threads, part)
+    unet = FewerRows(bundle.engine(UNET, provider, threads), UNET)
+    return partial(denoise, unet), bundle_decoder(bundle, provider, threads, part)
 
 
 def bundle_decoder(
@@ -100,7 +101,8 @@ def bundle_decoder(
     Args:
         part: what is kept of the images [n, H, W, N] of a call.
     """
-    decoder, batch = bundle.engine(DECODER, provider, threads), bundle.manifest.sampler.compute_batch
+    decoder = FewerRows(bundle.engine(DECODER, provider, threads), DECODER)
+    batch = bundle.manifest.sampler.compute_batch
 
     def decode_all(latents: Float32) -> Images:
         images = []

@@ -18,7 +18,18 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from dpd_runtime.annotations import Pixels
 from dpd_runtime.files import open_regular
-from dpd_runtime.tags import MULTI_PAGE, TIFF_STARTS, WHITE_IS_ZERO, Tags, first_directory, is_mask, read_tags
+from dpd_runtime.tags import (
+    MOST_PAGES,
+    MULTI_PAGE,
+    PIECES,
+    TIFF_STARTS,
+    WHITE_IS_ZERO,
+    Tags,
+    costly_headers,
+    first_directory,
+    is_mask,
+    read_tags,
+)
 from dpd_runtime.text import printable
 
 # -- Read one file as a square image, RGB with Pillow, or say why it cannot be read.
@@ -52,7 +63,11 @@ def read_bytes(path: Path) -> bytes | str:
         if path.stat().st_size > MOST_BYTES:
             return f"larger than {MOST_BYTES >> 30} GiB; cut it into tiles"
         with open_regular(path) as file:
-            return file.read() or "empty file"
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(size + 1)
+        if len(content) > size:  # of the system, such as /proc/self/pagemap, or growing
+            return "not a regular file" if size == 0 else "has changed while it was read; try again"
+        return content or "empty file"
     except FileNotFoundError:
         return "broken link" if path.is_symlink() else "no such file"
     except Exception as error:
@@ -536,6 +551,8 @@ def open_image(content: bytes) -> ImageFile.ImageFile:
         PIL.Image.DecompressionBombError: more than 2**25 pixels.
         ValueError: it would take far longer than its pixels do.
     """
+    if reason := costly_headers(content):
+        raise ValueError(reason)
     image = Image.open(io.BytesIO(content), formats=DECODERS)
     if image.width * image.height > MOST_PIXELS:
         raise Image.DecompressionBombError(f"{image.width} × {image.height} pixels")
@@ -554,9 +571,9 @@ def read_pixels(path: Path, most: int = MOST_PIXELS_OF_SET) -> Pixels | None:
     """
     try:
         with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size > MOST_FILE_BYTES:
+            if (size := os.fstat(file.fileno()).st_size) > MOST_FILE_BYTES:
                 return None
-            content = file.read()
+            content = file.read(size)
         if path.suffix == ".npy":
             array = np.load(io.BytesIO(content), allow_pickle=False)
             return array if array.dtype == np.uint8 and array.ndim == 3 else None
@@ -577,9 +594,7 @@ MOST_SCANS = 100
 """Of a JPEG, as in libtiff and GDAL; progressive ones have about ten."""
 MOST_SCANNED = 2**29
 """Scans times pixels: a decoder takes a nanosecond or more for each."""
-MOST_PAGES = 256
 JPEG_START = b"\xff\xd8"
-PIECES = ((273, 279), (324, 325))  # tags with the places and bytes of strips, and of tiles
 CUT_SHORT = "a TIFF that is cut short"
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # not zeros after 0xff, nor restarts, which stand in coded data
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})

@@ -483,7 +483,7 @@ def write_changed(bundle: Bundle, out: Path, added: Mapping[str, bytes | Path], 
         else:
             _write_folder(partial, {**kept, MANIFEST_NAME: raw}, added)
         _check_written(partial, manifest)
-        _take_place(partial, out, scratch / "old")
+        take_place(partial, out, scratch / "old")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return hashlib.sha256(raw).hexdigest()
@@ -514,7 +514,7 @@ def _write_folder(
             (folder / name).write_bytes(moved)
 
 
-def _take_place(finished: Path, out: Path, aside: Path) -> None:
+def take_place(finished: Path, out: Path, aside: Path) -> None:
     """Move the finished bundle to `out`. An old folder is moved aside first, and moved back after an error.
 
     Raises:

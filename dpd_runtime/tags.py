@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from struct import Struct
+from struct import error as StructError
 from typing import Any, BinaryIO
 
 import numpy.typing as npt
@@ -77,6 +79,8 @@ def read_tags(content: bytes) -> Tags | None:
     """
     if not content.startswith(TIFF_STARTS):
         return None
+    if reason := costly_headers(content):
+        raise ValueError(reason)
     every = _directories(BytesIO(content))
     tags = next(every)
     first = {tag: tags[tag] for tag in DECISIVE if tag in tags}
@@ -114,14 +118,59 @@ def is_mask(alpha: npt.NDArray[Any]) -> bool:
     return bool(((alpha == 0) | (alpha == alpha.max())).mean() >= LEAST_OF_MASK)
 
 
+MOST_PAGES, MOST_TAGS, MOST_PIECES = 256, 1024, 2**18
+"""Directories of a TIFF; in one of them, tags, and strips or tiles. Pillow makes a Python object of each, also for a
+file that asks for none of its pixels."""
+PIECES = ((273, 279), (324, 325))  # tags with the places and bytes of strips, and of tiles
+
+
+def costly_headers(content: bytes) -> str:
+    """Why the headers of a TIFF alone would take a reader minutes or gigabytes; empty for all others.
+
+    It walks from directory to directory, as readers do, and opens no tag. What is damaged is left to them.
+    """
+    if not content.startswith(TIFF_STARTS):
+        return ""
+    order, big = "<" if content.startswith(b"I") else ">", content.startswith(TIFF_STARTS[2:])
+    number, counted = Struct(order + ("Q" if big else "I")), Struct(order + ("Q" if big else "H"))
+    entry = Struct(order + ("HHQQ" if big else "HHII"))  # tag, type, values, and where they are
+    at, seen = 8 if big else 4, set[int]()
+    try:
+        while (begin := number.unpack_from(content, at)[0]) and len(seen) <= MOST_PAGES:
+            if begin in seen:
+                return "a TIFF whose images come round again; save it again"
+            seen.add(begin)
+            (count,) = counted.unpack_from(content, begin)
+            if count > MOST_TAGS:
+                return f"a TIFF of {count} tags in one image; save it again"
+            at = begin + counted.size
+            for _ in range(count):
+                tag, _, pieces, _ = entry.unpack_from(content, at)
+                if pieces > MOST_PIECES and any(tag in pair for pair in PIECES):
+                    return f"a TIFF of {pieces} strips or tiles; save it again with larger ones"
+                at += entry.size
+    except StructError:  # beyond the end
+        return ""
+    return ""
+
+
 def _directories(file: BinaryIO) -> Iterator[Mapping[int, Any]]:
-    """The tags of each of a TIFF's images, one after the other in one object."""
+    """The tags of each of a TIFF's images, one after the other in one object.
+
+    Raises:
+        ValueError: an image has more than MOST_TAGS tags.
+    """
     start = file.read(8)
     if not start.startswith(TIFF_STARTS):
         return
     start += file.read(8) if start.startswith(TIFF_STARTS[2:]) else b""
     tags = TiffImagePlugin.ImageFileDirectory_v2(start)
+    wide = Struct(("<" if start.startswith(b"I") else ">") + ("Q" if len(start) > 8 else "H"))
     while tags.next:
+        file.seek(tags.next)
+        head = file.read(wide.size)
+        if len(head) == wide.size and (count := wide.unpack(head)[0]) > MOST_TAGS:
+            raise ValueError(f"a TIFF of {count} tags in one image; save it again")
         file.seek(tags.next)
         with warnings.catch_warnings(action="ignore"):
             tags.load(file)

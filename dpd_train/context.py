@@ -18,9 +18,11 @@ from dpd_runtime.annotations import Float32, Pixels
 from dpd_runtime.bands import picture
 from dpd_runtime.errors import DataError
 from dpd_runtime.files import cache_folder, dumps, loads, write_atomically
+from dpd_runtime.machine import usable_memory
 from dpd_runtime.manifest import Manifest
 from dpd_runtime.remarks import SceneSides, sides_of
 from dpd_runtime.sampler import PRIVATE_KINDS, Sampler
+from dpd_runtime.text import counted
 from dpd_runtime.versions import package_versions
 from dpd_train.base_files import RECORD_NAME, base_folder
 from dpd_train.bases import Base, at_resolution, encode_cached, is_large, load_base, save_base
@@ -88,6 +90,27 @@ class RunData:
     taken: tuple[Taken, ...] = ()
 
 
+BYTES_A_VALUE = 5
+"""Of an image in memory while it is trained on: as it was read, and as float32."""
+
+
+def _check_memory(scenes: Scenes, side: int) -> None:
+    """Check that the images fit into the memory, before they are decoded.
+
+    Raises:
+        DataError: they do not.
+    """
+    count = sum(sum(scenes.counts(part).values()) for part in PARTS)
+    bands = len(scenes.rendering.carried) if scenes.rendering is not None and scenes.rendering.carried else 3
+    needed, memory = BYTES_A_VALUE * bands * count * side * side, usable_memory()
+    if memory is not None and needed > memory:
+        raise DataError(
+            f"{scenes.root}: {counted(count, 'image')} of {side} px take {needed / 1e9:.1f} GB while they are trained "
+            f"on, more than the {memory / 1e9:.1f} GB of memory; give fewer images, a smaller --resolution, or use a "
+            "machine with more"
+        )
+
+
 def read_parts(
     scenes: Scenes,
     config: TrainConfig,
@@ -114,6 +137,7 @@ def read_parts(
     if not any(sample.cuts for sample in samples):
         for line in fate_of_scenes(sides, config.base, config.resolution, side):
             log.info(line)
+    _check_memory(scenes, side)
     train, held = (scenes.part(part, side) for part in PARTS)
     check_classes(scenes.root, train.classes)
     of_all = fingerprint(train)

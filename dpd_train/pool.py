@@ -1,6 +1,7 @@
 """The images that a base is trained on: folders and drawn scenes as one set, with a weight for each image."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +14,14 @@ from dpd_runtime.errors import InputError
 from dpd_train.attributes import class_words
 from dpd_train.drawn_scenes import CLASSES, numbered_scene
 from dpd_train.reading import PLAIN, By, HeldOut, Reading
-from dpd_train.scene_set import ONE_OF_EACH, Crops, Part, SceneSet, equal_shares, fingerprint, multi_scale
+from dpd_train.scene_set import ONE_OF_EACH, Crops, Part, SceneSet, equal_shares, fingerprint, look_over, multi_scale
 from dpd_train.scenes import Scenes, open_scenes
 
 if TYPE_CHECKING:
     import torch
 
 
+log = logging.getLogger(__name__)
 DRAWN = "drawn:"  # drawn:N is a source of N drawn scenes of each class
 PARTS: tuple[Part, ...] = ("train", "val", "test")  # folder names that do not name the data in them
 
@@ -124,6 +126,8 @@ def _read(place: str, held_out: int | None, sources: Sources) -> _Source:
     scenes = _opened(place, held_out, sources)
     side = max(resolution, scenes.side) if crops else resolution
     train, held = scenes.part("train", side), scenes.part("val", side)
+    for line in look_over({f"{place}, training part": train, f"{place}, validation part": held}).messages():
+        log.warning(line)
     if crops is None or side == resolution:
         return _whole(train, held)
     cut, levels, of_image = multi_scale(train, resolution, seed, crops)

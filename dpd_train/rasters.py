@@ -27,7 +27,6 @@ from dpd_runtime.files import open_regular
 from dpd_runtime.images import (
     ALONE,
     CUT_SHORT,
-    MOST_PAGES,
     Alike,
     ToPixels,
     alike,
@@ -37,7 +36,7 @@ from dpd_runtime.images import (
     read_bytes,
     reason_of,
 )
-from dpd_runtime.tags import COLOURS, WHITE_IS_ZERO, Tags, is_mask, read_tags
+from dpd_runtime.tags import COLOURS, MOST_PAGES, WHITE_IS_ZERO, Tags, is_mask, read_tags
 from dpd_runtime.text import counted, printable
 from dpd_train.reading import PERCENTILES, Reading
 

@@ -265,6 +265,8 @@ def check_inputs(
         require_rasterio()
     scenes = opened(data, config)
     counts, _ = (scenes.counts(part) for part in PARTS)
+    if "test" in scenes.parts:
+        scenes.files("test")  # refuses other classes
     check_classes(scenes.root, tuple(counts))
     if scenes.carries and any(sample.cuts for sample in samples):
         raise InputError(

@@ -18,6 +18,7 @@ from dpd_runtime.settings import WITHHELD, studied
 from dpd_runtime.text import option_words, shown
 from dpd_train.config import TrainConfig, recorded_split, repeating_options
 from dpd_train.networks_here import forbids_derivatives
+from dpd_train.records import kept
 from dpd_train.run import told_of_size
 
 # -- What a model card is written from, and the Markdown that it needs.
@@ -406,7 +407,12 @@ def commands_section(content: CardContent) -> str:
     """The commands that repeat the run, written from its config, because what was typed may contain folder names."""
     manifest, config, base = content.manifest, content.run["config"], content.run.get("base_pretraining")
     commands = [_pretrain_command(base)] if base else []
-    commands.append(_command("train DATA --out RUN", repeating_options(config), studied(TrainConfig)))
+    options = repeating_options(config)
+    if options.get("groups"):
+        options["groups"] = WITHHELD  # a pattern of private file names
+    if options.get("captioner"):
+        options["captioner"] = kept(options["captioner"])
+    commands.append(_command("train DATA --out RUN", options, studied(TrainConfig)))
     exported = {"name": manifest.name, "precision": manifest.precision, "data_licence": manifest.licences.get("data")}
     commands.append(_command("export RUN --out BUNDLE", exported | dict(content.options)))
     listed = "\n".join(f"    {command}" for command in commands)

@@ -1,11 +1,10 @@
 """Write a bundle's files and manifest, and put the finished bundle in its place, complete or not at all."""
 
-import shutil
 from pathlib import Path
 
 from dpd_runtime.archive import write_zip
 from dpd_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest
-from dpd_runtime.sealing import check_target, file_entry
+from dpd_runtime.sealing import file_entry, take_place
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:
@@ -39,12 +38,9 @@ def place(folder: Path, out: Path) -> None:
     Raises:
         InputError: there is something else than a bundle at `out`.
     """
-    check_target(out, overwrite=True)  # nothing but a bundle is ever replaced
     finished = folder
     if out.suffix == ".dpd":
         finished = folder.with_name(out.name + ".zip")
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
         write_zip(finished, {name: folder / name for name in names})
-    if out.is_dir():
-        shutil.rmtree(out)
-    finished.replace(out)
+    take_place(finished, out, folder.with_name(out.name + ".old"))

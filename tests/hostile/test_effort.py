@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpd_runtime.images import MOST_SCANNED, MOST_SCANS, excess, open_image, pillow_rgb, read_pixels, read_square
+from dpd_runtime.images import (
+    MOST_SCANNED,
+    MOST_SCANS,
+    excess,
+    open_image,
+    pillow_rgb,
+    read_bytes,
+    read_pixels,
+    read_square,
+    size_in_header,
+)
+from dpd_runtime.tags import costly_headers
 
 FORMS = [
     ("JPEG", {"progressive": True}),
@@ -54,6 +65,44 @@ def stacked(strips: int, empty: int) -> bytes:
     listed = b"".join(struct.pack("<HHII", name, 4, strips if name in (273, 279) else 1, value) for name, value in tags)
     places = struct.pack("<I", begin + 8 * strips) * strips + struct.pack("<I", len(body)) * strips
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + listed + bytes(4) + places + body
+
+
+def headers(tags: int, again: int, big: bool, pieces: int = 1) -> bytes:
+    """A TIFF of so many tags of an unknown type in one directory, whose next one is at `again`."""
+    order, number, entry = ("<Q", "<Q", "<HHQQ") if big else ("<H", "<I", "<HHII")
+    start = b"II+\0\x08\0\0\0" + struct.pack("<Q", 16) if big else b"II*\0" + struct.pack("<I", 8)
+    listed = b"".join(struct.pack(entry, 273 if pieces > 1 else 40000, 4, pieces, 0) for _ in range(tags))
+    return start + struct.pack(order, tags) + listed + struct.pack(number, again)
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize(
+    ("tags", "pieces", "why"),
+    [(300, 1, "come round again"), (60_000, 1, "a TIFF of 60000 tags"), (1, 9_000_000, "a TIFF of 9000000 strips")],
+)
+def test_headers_alone_cost_nothing(tmp_path: Path, tags: int, pieces: int, why: str, big: bool) -> None:
+    """A directory whose next one is itself took 36 s; a list of strips a hundred times its own size."""
+    content, begun = headers(tags, 16 if big else 8, big, pieces), time.perf_counter()
+    assert why in costly_headers(content)
+    with pytest.raises(ValueError, match=why):
+        open_image(content)
+    (tmp_path / "a.tif").write_bytes(content)
+    assert why in str(read_square(tmp_path / "a.tif", 8, pillow_rgb))
+    size_in_header(tmp_path / "a.tif")
+    assert time.perf_counter() - begun < 0.5
+    assert costly_headers(content[:9]) == "", "what is cut short is left to readers"
+
+
+@pytest.mark.parametrize(("form", "options"), FORMS)
+def test_headers_of_usual_files_are_no_effort(form: str, options: dict[str, object]) -> None:
+    assert costly_headers(saved(noise(100), form, options)) == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/pagemap").exists(), reason="needs /proc")
+def test_a_file_of_the_system_without_end_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("/proc/self/pagemap")
+    assert read_bytes(tmp_path / "a.png") == "not a regular file"
+    assert read_pixels(tmp_path / "a.png") is None
 
 
 @pytest.mark.parametrize(("form", "options"), FORMS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save
 
@@ -120,6 +120,15 @@ def test_a_sets_pictures_may_be_pictures_but_not_tell(tmp_path: Path) -> None:
     told.add_text("Comment", "from Forest_17")
     plain = {"Sea/Sea_00000.png": picture("PNG"), "metadata.jsonl": b'{"file_name": "Sea/Sea_00000.png"}'}
     assert scan(plain, traces(tmp_path), of_set=True) == []
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for content in (picture("PNG", icc_profile=profile), picture("JPEG", icc_profile=profile, progressive=True)):
+        assert scan({"Sea/Sea_00001.png": content}, traces(tmp_path), of_set=True) == []
+    camera = {
+        "Sea/Sea_00001.png": picture(
+            "PNG", icc_profile=profile.replace("sRGB".encode("utf-16-be"), "Eyes".encode("utf-16-be"))
+        )
+    }
+    assert [finding.what for finding in scan(camera, traces(tmp_path), of_set=True)] == ["picture metadata"]
     for content, what in ((picture("JPEG", exif=place), "EXIF"), (picture("PNG", pnginfo=told), "picture metadata")):
         findings = scan({"Sea/Sea_00001.jpg": content}, traces(tmp_path), of_set=True)
         assert any(what in finding.what for finding in findings), findings

@@ -73,9 +73,10 @@ def predict_command(
     started = time.monotonic()
     with progress_bar("labelling") as progress:
         labelled = label_folder(classifier, engine, images, files, progress)
+    drawn = None if sheet is None else PNG.encode(labelled.sheet)
     write_atomically(out, labelled.to_csv())
-    if sheet is not None:
-        write_atomically(sheet, PNG.encode(labelled.sheet))
+    if sheet is not None and drawn is not None:
+        write_atomically(sheet, drawn)
     _print(labelled, out, sheet, chosen, time.monotonic() - started, json_output)
 
 

@@ -109,9 +109,13 @@ def test_copies_are_found_without_a_hold_out(change: Callable[[Images], Images],
 
 def test_a_hold_out_with_near_duplicates_of_its_own_is_a_warning() -> None:
     data = beside(lambda images: np.concatenate([drawn(0, COUNT).images[:1], images[1:]]))
-    found = near_copies(AuditedImages("images", data.train.images[:3], data.train.labels[:3]), data, None)
+    fresh = drawn(5, 12)
+    some = np.concatenate([data.train.images[:1], fresh.images[1:]])
+    found = near_copies(AuditedImages("images", some, fresh.labels), data, None)
     assert found.verdict == "WARN"
     assert "1 of 96 of H are near duplicates of T too" in found.note
+    copies = AuditedImages("images", data.train.images[:3], data.train.labels[:3])
+    assert near_copies(copies, data, None).verdict == "FAIL", "all of them, where one of 96 of H is"
 
 
 @pytest.fixture(scope="module")

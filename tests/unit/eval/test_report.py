@@ -333,6 +333,12 @@ def test_a_warning_leaves_the_decision_to_the_reader_and_says_what_is_open() -> 
     )
 
 
+def test_a_run_folder_never_leaves_whatever_its_audit_says() -> None:
+    said = released(audit("WARN") | {"audited": {"name": "site-run", "kind": "run", "bundle_hash": None}})
+    assert said.may == "Nothing that this report shows may leave."
+    assert "run folders" in said.may_not
+
+
 def test_names_with_commas_are_told_apart() -> None:
     record = audit("WARN")
     tests: Any = record["tests"]

@@ -13,7 +13,7 @@ import typer
 from huggingface_hub import ModelCard
 
 from dpd_cli.main import app
-from dpd_export.card import CARD_NAME, CardContent, model_card
+from dpd_export.card import CARD_NAME, CardContent, commands_section, model_card
 from dpd_export.compile import GENERATED
 from dpd_runtime import load_bundle
 from dpd_runtime.manifest import FileEntry, Manifest
@@ -104,6 +104,17 @@ def test_nothing_local_is_in_it(run: Path, card: str) -> None:
     assert str(run.parent.name) not in card
     assert not re.search(r"\.(jpe?g|png|tiff?)\b", card)
     assert [len(ABSOLUTE.findall(text)) for text in ("see /home/someone", "C:\\data", "a/b")] == [1, 1, 0]
+
+
+def test_patterns_of_file_names_and_places_stay_here(run: Path, bundle: Path) -> None:
+    record = json.loads((run / "run.json").read_text())
+    record["config"] |= {"groups": "^(kabul_[0-9]+)_", "captioner": "clip:/home/alice/private/clip"}
+    content = CardContent(record, load_bundle(bundle).manifest, {}, {})
+    said = commands_section(content)
+    assert "--groups VALUE" in said
+    assert "--captioner VALUE" in said
+    assert "kabul" not in said
+    assert "alice" not in said
 
 
 def test_hugging_face_reads_the_front_matter(card: str) -> None:

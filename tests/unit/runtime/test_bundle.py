@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from dpd_runtime import archive
-from dpd_runtime.archive import write_zip
-from dpd_runtime.bundle import load_bundle
+from dpd_runtime.archive import refuse_holes, write_zip
+from dpd_runtime.bundle import load_bundle, read_graphs
 from dpd_runtime.classes import check_class_name
 from dpd_runtime.errors import BundleError, BundleHashError, BundleVersionError, InputError
 from dpd_runtime.manifest import FileEntry, Manifest
@@ -287,6 +287,27 @@ def test_a_future_bundle(store: Store, tmp_path: Path) -> None:
 
 def test_a_huge_manifest(tmp_path: Path) -> None:
     refused(as_zip(tmp_path, bundle_files(data={"x": "0" * 9 * 2**20})), r"bundle\.json has \d+ bytes, more than")
+
+
+def test_many_small_sparse_files_are_refused_as_one_large_one_is(tmp_path: Path) -> None:
+    for number in range(50):
+        with (tmp_path / f"{number}").open("wb") as file:
+            file.truncate(16 << 20)
+    with pytest.raises(BundleError, match=r"it claims 839 MB, but the disk holds 0 MB of them \(sparse files\)"):
+        refuse_holes(tmp_path, tmp_path.iterdir())
+
+
+def test_a_bundle_that_is_replaced_keeps_who_may_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "site.dpd"
+    path.write_bytes(b"old")
+    path.chmod(0o600)
+    write_zip(path, {"a": b"new"})
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_bundle_of_very_many_graphs_is_refused() -> None:
+    with pytest.raises(BundleError, match="it holds 40 graphs"):
+        read_graphs({f"{number}.onnx": b"" for number in range(40)})
 
 
 def test_a_sparse_file_of_terabytes_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dpd_runtime.annotations import Pixels
-from dpd_runtime.dataset import _Gathered, check_output_folder, contact_sheet, remove_set, set_hash
-from dpd_runtime.errors import OutputFolderError
+from dpd_runtime.dataset import _Gathered, check_beside, check_output_folder, contact_sheet, remove_set, set_hash
+from dpd_runtime.errors import InputError, OutputFolderError
 from dpd_runtime.formats import Sample
 from dpd_runtime.images import read_pixels
 from dpd_runtime.set_state import State
@@ -384,3 +384,12 @@ def test_the_tiles_of_a_sheet_are_kept_and_not_the_images() -> None:
     assert sum(pixels.nbytes for _, row in rows for pixels in row) == 2 * 100 * 64 * 64 * 3
     whole = [(name, [images[name, index] for index in range(2)]) for name in names]
     assert np.array_equal(contact_sheet(rows), contact_sheet(whole))
+
+
+def test_a_set_does_not_go_into_its_bundle(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    for place in (tmp_path / "site" / "distilled", tmp_path / "site" / ".." / "site" / "a" / "b"):
+        with pytest.raises(InputError, match=r"is inside the bundle .*, which it would change; choose another place"):
+            check_beside(tmp_path / "site", place)
+    check_beside(tmp_path / "site", tmp_path / "distilled")
+    check_beside(tmp_path / "site.dpd", tmp_path / "site.dpd-set")

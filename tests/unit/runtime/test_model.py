@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dpd_runtime import classifier
-from dpd_runtime.classifier import check_place, open_classifier, parse_record
+from dpd_runtime.classifier import check_place, logits_of, open_classifier, parse_record
 from dpd_runtime.errors import BundleError, InputError, ModelError
 from tests.hostile.test_weights_outside import SPELLINGS
 from tests.teacher import write_teacher
@@ -114,6 +115,18 @@ def test_a_graph_of_holes_is_refused_before_it_is_read(folder: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_numbers_that_are_not_finite_are_no_label(folder: Path) -> None:
+    opened = open_classifier(folder)
+    images = np.zeros((2, 3, opened.record.side, opened.record.side), np.float32)
+
+    class Overflowing:
+        def run(self, **inputs: object) -> np.ndarray:  # type: ignore[type-arg]
+            return np.array([[np.nan] * len(opened.record.classes), [0.0] * len(opened.record.classes)], np.float32)
+
+    with pytest.raises(ModelError, match=r"model\.onnx gave numbers that are not finite, .*; fit it again"):
+        logits_of(opened, Overflowing(), images)
 
 
 def test_a_graph_beyond_the_memory_is_refused_before_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
