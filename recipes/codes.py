@@ -32,22 +32,25 @@ def state_of(run: Path) -> Path:
     return run / "checkpoints" / "matching.safetensors"
 
 
+def steps_of(run: Path) -> int:
+    """Steps of matching for a block."""
+    return int(json.loads((run / STORED).read_text(encoding="utf-8"))["config"]["matching_steps"])
+
+
 def keep(run: Path, file: Path) -> int:
     """Write the matched codes [classes, K, C, h, w], of whole blocks. Return K."""
     if not state_of(run).is_file():
         sys.exit(f"{state_of(run)} is missing: the matching has not begun, or ended without --keep-checkpoints")
     tensors, meta = load_state(state_of(run))
-    steps = int(json.loads((run / STORED).read_text(encoding="utf-8"))["config"]["matching_steps"])
-    blocks, codes = int(meta["step"]) // steps, tensors["codes"]
+    blocks, codes = int(meta["step"]) // steps_of(run), tensors["codes"]
     matched = min(blocks * BLOCK, codes.shape[1])
-    save_state(file, {"codes": codes[:, :matched].half().contiguous()}, {"step": blocks * steps})
+    save_state(file, {"codes": codes[:, :matched].half().contiguous()}, {})
     return matched
 
 
 def begin(file: Path, run: Path, command: list[str]) -> None:
     """Let `command` train `run` up to its starting codes, stop it, and replace the first of them by those in `file`."""
-    tensors, meta = load_state(file)
-    starts = run / "checkpoints" / "start.safetensors"
+    matched, starts = load_file(file)["codes"].float(), run / "checkpoints" / "start.safetensors"
     with subprocess.Popen(command) as training:
         while not starts.exists() and training.poll() is None:
             time.sleep(0.2)
@@ -55,8 +58,8 @@ def begin(file: Path, run: Path, command: list[str]) -> None:
     if not starts.exists():
         sys.exit(f"{run} has no starting codes")
     codes = load_file(starts)["codes"].float()
-    codes[:, : tensors["codes"].shape[1]] = tensors["codes"].float()
-    save_state(state_of(run), {"codes": codes}, meta)
+    codes[:, : matched.shape[1]] = matched
+    save_state(state_of(run), {"codes": codes}, {"step": matched.shape[1] // BLOCK * steps_of(run)})
 
 
 def images(file: Path, seed: int, data: Path, out: Path) -> int:

@@ -45,10 +45,11 @@ from dpd_eval.attacks import (
 from dpd_eval.audited_run import model_of_run
 from dpd_runtime.annotations import Int64
 from dpd_runtime.files import write_atomically
-from dpd_train.bases import encode, load_base
+from dpd_train.bases import encode, load_base, weights_hash
 from dpd_train.compute import hardware
+from dpd_train.config import TrainConfig
 from dpd_train.reading import HeldOut
-from dpd_train.run import STORED, open_run
+from dpd_train.run import STORED, further_watchers, open_run
 from dpd_train.scene_set import SceneSet, fingerprint
 from dpd_train.scenes import open_scenes
 
@@ -193,7 +194,11 @@ def main() -> None:
     members = balanced_parts(scenes.labels, seed=0)
     options = MATCHED if args.prototypes == "matched" else ["--prototypes", args.prototypes, "--watchers", "own"]
     order = hashlib.sha256("\n".join(scenes.hashes).encode()).hexdigest()  # members are drawn by it
+    config = TrainConfig(watchers=options[options.index("--watchers") + 1])
+    watchers = [{name: one[name] for name in ("name", "weights_sha256")} for one in further_watchers(config)]
     about = {"data": fingerprint(scenes), "order": order, "training": [*TRAINING, *options]}
+    base = load_base(config.base)
+    about |= {"base": [weights_hash(part) for part in (base.vae, base.unet, base.text_encoder)], "watchers": watchers}
     check_same(args.work / f"{args.prototypes}.json", about)
     of_runs = []
     for number, inside in enumerate(members):

@@ -379,7 +379,8 @@ def test_codes_that_the_recipe_kept_are_where_another_machine_goes_on(watchers: 
     starts = other / "checkpoints" / "start.safetensors"
     made = f"import shutil, time; from pathlib import Path; Path({str(starts.parent)!r}).mkdir(parents=True)"
     copied = f"shutil.copy({str(run / 'checkpoints' / 'start.safetensors')!r}, {str(starts)!r})"
-    begins = [sys.executable, "-c", f"{made}; {copied}; time.sleep(60)"]
+    stored = f"shutil.copy({str(run / STORED)!r}, {str(other / STORED)!r})"
+    begins = [sys.executable, "-c", f"{made}; {stored}; {copied}; time.sleep(60)"]
     codes["begin"](tmp_path / "codes.safetensors", other, begins)
     again = match_codes(begun, decode, watchers, matching, state=other / "checkpoints" / "matching.safetensors")
     assert torch.equal(again[:, :10], whole[:, :10].half().float())
