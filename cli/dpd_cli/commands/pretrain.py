@@ -330,6 +330,9 @@ def _check_network(name: str) -> None:
         raise InputError(f"--perceptual-network: {error}") from error
 
 
+SEEDS_APART = 1000  # trainings of one base have other seeds than each other, and than those of another --seed
+
+
 def _config(
     sources: "Sources",
     start: str | None,
@@ -337,7 +340,7 @@ def _config(
     attention_levels: int | None,
     given: dict[str, Any],
 ) -> "PretrainConfig":
-    """Return the config with the given steps, batches and rates of each training."""
+    """Return the config with the given steps, batches and rates of each training, whose seeds follow that of all."""
     from dpd_train.pretrain import PretrainConfig
     from dpd_train.vae import PUBLISHED_DECODER
 
@@ -355,7 +358,9 @@ def _config(
     )
     if config.perceptual_network is not None:
         config = replace(config, decoder=PUBLISHED_DECODER)
-    return replace(config, **{name: _changed(getattr(config, name), name, given) for name in TRAININGS})
+    trainings = {name: _changed(getattr(config, name), name, given) for name in TRAININGS}
+    moved = {name: replace(one, seed=one.seed + SEEDS_APART * sources.seed) for name, one in trainings.items()}
+    return replace(config, **moved)
 
 
 def _print(out: Path, folder: Path, stages: tuple[str, ...], metrics: dict[str, Any], json_output: bool) -> None:
