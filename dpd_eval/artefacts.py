@@ -186,7 +186,18 @@ TELLING = {
 ON_A_MAP = {33550: "ModelPixelScale", 33922: "ModelTiepoint", 34264: "ModelTransformation", 34735: "GeoKeyDirectory"}
 SAMPLE_FORMAT, FLOATS = 339, 3
 OF_FORMATS = (
-    *("dpi", "gamma", "compression", "jfif", "progressi", "loop", "background", "timestamp", "duration"),
+    *(
+        "dpi",
+        "gamma",
+        "compression",
+        "jfif",
+        "progressive",
+        "progression",
+        "loop",
+        "background",
+        "timestamp",
+        "duration",
+    ),
     *("srgb", "chromaticity", "adobe", "transparency", "interlace"),
 )
 PLAIN_PROFILE = "sRGB"

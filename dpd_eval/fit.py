@@ -165,10 +165,10 @@ def fit(inputs: FitInputs, *, device: str = "cpu", progress: Progress = lambda d
 
 def _tell(parts: Mapping[str, SceneSet], held: SceneSet | None) -> None:
     """Warn of files that are left out, of copies and of the like, as a training does."""
-    of_own = {"--own": parts["own"]} if "own" in parts else {}
-    of_own |= {} if held is None else {"the held-out part of --own": held}
-    for line in (*look_over({"the set": parts["set"]}).messages(), *look_over(of_own).messages()):
-        log.warning(line)
+    of_own = {"--own": parts.get("own"), "the held-out part of --own": held}
+    for beside in ({"the set": parts["set"]}, {name: part for name, part in of_own.items() if part is not None}):
+        for line in look_over(beside).messages():
+            log.warning(line)
 
 
 def held_out_of_set(made: SceneSet, prototypes: Mapping[str, int]) -> Array | None:

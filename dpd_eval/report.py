@@ -256,9 +256,8 @@ def release(inputs: Inputs) -> Release | None:
     others = [audit for audit in inputs.audits if audit not in by_bundle.values()]
     verdicts = [(_claimed(b.name, b.audit_record), b.audit) for b in bundles if not b.privacy]
     named = Counter([bundle.name for bundle in bundles] + [audit.audited.name for audit in others])
-    leaving = [
-        audit for audit in others if audit.audited.kind != "run"
-    ]  # a run holds real images, whatever its verdict
+    # a run holds real images, whatever its verdict
+    leaving = [audit for audit in others if audit.audited.kind != "run"]
     verdicts += [(_subject(audit, alone=named[audit.audited.name] == 1), audit.verdict) for audit in leaving]
 
     def judged(verdict: str) -> list[str]:

@@ -131,10 +131,8 @@ def costly_headers(content: bytes) -> str:
     """
     if not content.startswith(TIFF_STARTS):
         return ""
-    order, big = "<" if content.startswith(b"I") else ">", content.startswith(TIFF_STARTS[2:])
-    number, counted = Struct(order + ("Q" if big else "I")), Struct(order + ("Q" if big else "H"))
-    entry = Struct(order + ("HHQQ" if big else "HHII"))  # tag, type, values, and where they are
-    at, seen = 8 if big else 4, set[int]()
+    at, number, counted, entry = _layout(content)
+    seen = set[int]()
     try:
         while (begin := number.unpack_from(content, at)[0]) and len(seen) <= MOST_PAGES:
             if begin in seen:
@@ -142,7 +140,7 @@ def costly_headers(content: bytes) -> str:
             seen.add(begin)
             (count,) = counted.unpack_from(content, begin)
             if count > MOST_TAGS:
-                return f"a TIFF of {count} tags in one image; save it again"
+                return _of_many_tags(count)
             at = begin + counted.size
             for _ in range(count):
                 tag, _, pieces, _ = entry.unpack_from(content, at)
@@ -152,6 +150,20 @@ def costly_headers(content: bytes) -> str:
     except StructError:  # beyond the end
         return ""
     return ""
+
+
+def _layout(start: bytes) -> tuple[int, Struct, Struct, Struct]:
+    """Where the first offset stands in a TIFF that begins so, and three forms: of an offset, of the number of tags in a
+    directory, and of a tag (its number, type, number of values, and where they are).
+    """
+    order = "<" if start.startswith(b"I") else ">"
+    if start.startswith(TIFF_STARTS[2:]):
+        return 8, Struct(order + "Q"), Struct(order + "Q"), Struct(order + "HHQQ")
+    return 4, Struct(order + "I"), Struct(order + "H"), Struct(order + "HHII")
+
+
+def _of_many_tags(count: int) -> str:
+    return f"a TIFF of {count} tags in one image; save it again"
 
 
 def _directories(file: BinaryIO) -> Iterator[Mapping[int, Any]]:
@@ -165,12 +177,12 @@ def _directories(file: BinaryIO) -> Iterator[Mapping[int, Any]]:
         return
     start += file.read(8) if start.startswith(TIFF_STARTS[2:]) else b""
     tags = TiffImagePlugin.ImageFileDirectory_v2(start)
-    wide = Struct(("<" if start.startswith(b"I") else ">") + ("Q" if len(start) > 8 else "H"))
+    counted = _layout(start)[2]
     while tags.next:
         file.seek(tags.next)
-        head = file.read(wide.size)
-        if len(head) == wide.size and (count := wide.unpack(head)[0]) > MOST_TAGS:
-            raise ValueError(f"a TIFF of {count} tags in one image; save it again")
+        head = file.read(counted.size)
+        if len(head) == counted.size and (count := counted.unpack(head)[0]) > MOST_TAGS:
+            raise ValueError(_of_many_tags(count))
         file.seek(tags.next)
         with warnings.catch_warnings(action="ignore"):
             tags.load(file)

@@ -101,7 +101,7 @@ def _check_memory(scenes: Scenes, side: int) -> None:
         DataError: they do not.
     """
     count = sum(sum(scenes.counts(part).values()) for part in PARTS)
-    bands = len(scenes.rendering.carried) if scenes.rendering is not None and scenes.rendering.carried else 3
+    bands = (len(scenes.rendering.carried) if scenes.rendering is not None else 0) or 3
     needed, memory = BYTES_A_VALUE * bands * count * side * side, usable_memory()
     if memory is not None and needed > memory:
         raise DataError(

@@ -53,9 +53,8 @@ def check_run_folder(out: Path, resume: bool) -> None:
         raise InputError(f"{out} is a file; choose another --out")
     if (out / "run.json").exists():
         raise InputError(f"{out} holds a finished run; choose another --out")
-    if all(
-        path.is_dir() or path.name.endswith(PARTIAL) for path in out.rglob("*")
-    ):  # as a full disk may leave, or a kill
+    # as a full disk may leave, or a kill
+    if all(path.is_dir() or path.name.endswith(PARTIAL) for path in out.rglob("*")):
         return
     if _stored(out) is None:
         raise InputError(f"{out} is not empty and holds no unfinished run; choose another --out")

@@ -18,7 +18,6 @@ on the validation part's even half, always among ten classes. A line of JSON for
 """
 
 import argparse
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pilot import SIDE, images_of, teacher_in_torch
+from pilot import images_of, is_known, opened_parts, teacher_in_torch, tell_line
 from torch.nn import functional as F
 
 from dpd_eval.recipe import load_recipe
@@ -44,8 +43,6 @@ from dpd_eval.students import (
 from dpd_runtime import load_bundle
 from dpd_runtime.annotations import Images
 from dpd_train.bases import decode_in_parts, encode, load_base
-from dpd_train.reading import HeldOut
-from dpd_train.scenes import open_scenes
 
 IPC, OWN = 50, 3
 
@@ -71,12 +68,10 @@ def main() -> None:
     bundle = load_bundle(args.bundle)
     asked: dict[str, Any] = {"way": args.way, "student": args.student, "steps": args.steps, "seed": args.seed}
     asked |= {"bundle": bundle.hash}
-    known = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    if any(asked.items() <= run.items() for run in known):
+    if is_known(args.out, asked):
         return
-    scenes = open_scenes(args.data, HeldOut(val_per_class=100, split="names"))
-    train, held = scenes.part("train", SIDE), scenes.part("val", SIDE)
-    even, classes = np.arange(len(held.labels)) % 2 == 0, len(train.classes)
+    train, held = opened_parts(args.data)
+    classes = len(train.classes)
     own = np.random.default_rng(args.seed).permutation(classes)[:OWN]
     seven = np.setdiff1d(np.arange(classes), own)
     recipe = replace(load_recipe("taught"), steps=args.steps)
@@ -125,7 +120,7 @@ def main() -> None:
     if args.way == "after":
         short = replace(recipe, steps=args.steps - recipe.steps, peak_rate=recipe.peak_rate / 3)
         model = train_on(model, [labelled_lesson(*together, smoothing)], short, args.seed, tell)
-    said, truth = predict(model, held.images[even], "fp32"), held.labels[even]
+    said, truth = predict(model, held.images, "fp32"), held.labels
     recalls = np.array([(said[truth == label] == label).mean() for label in range(classes)])
     taken = np.isin(said[np.isin(truth, seven)], own).mean()
     found = {
@@ -135,9 +130,7 @@ def main() -> None:
     }
     found |= {"of the seven called one of the three": taken, "core_seconds": time.process_time() - began}
     found = {name: round(float(value), 4) if name != "own" else value for name, value in found.items()}
-    with args.out.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asked | found) + "\n")
-    print(json.dumps(asked | found))
+    tell_line(args.out, asked | found)
 
 
 if __name__ == "__main__":

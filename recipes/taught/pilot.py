@@ -113,6 +113,25 @@ def images_of(
     return made.images[rows], made.labels[rows]
 
 
+def opened_parts(data: Path) -> tuple[SceneSet, SceneSet]:
+    """The training images, and the even half of the validation part, on which the pilots choose."""
+    scenes = open_scenes(data, HeldOut(val_per_class=100, split="names"))
+    held = scenes.part("val", SIDE)
+    return scenes.part("train", SIDE), held.only(np.arange(0, len(held.labels), 2))
+
+
+def is_known(out: Path, asked: dict[str, Any]) -> bool:
+    """Whether `out` has a line of this run."""
+    known = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    return any(asked.items() <= run.items() for run in known)
+
+
+def tell_line(out: Path, line: dict[str, Any]) -> None:
+    with out.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    print(json.dumps(line))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -134,12 +153,9 @@ def main() -> None:
     asked: dict[str, Any] = {"arm": args.arm, "taught": not args.hard, "student": args.student, "steps": args.steps}
     asked |= {"temperature": args.temperature, "crop": args.crop, "cutmix": args.cutmix, "seed": args.seed}
     asked |= {"bundle": bundle.hash}
-    known = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    if any(asked.items() <= run.items() for run in known):
+    if is_known(args.out, asked):
         return
-    scenes = open_scenes(args.data, HeldOut(val_per_class=100, split="names"))
-    train, held = scenes.part("train", SIDE), scenes.part("val", SIDE)
-    even = np.arange(len(held.labels)) % 2 == 0
+    train, held = opened_parts(args.data)
     teacher = teacher_in_torch(bundle, train.classes)
     images, labels = images_of(args.arm, train, args.work, args.foreign, args.seed, teacher)
     recipe = replace(load_recipe("taught"), steps=args.steps, crop=args.crop, cutmix=args.cutmix)
@@ -153,12 +169,10 @@ def main() -> None:
             print(f"{args.arm}: step {step} of {steps}, {time.process_time() - began:.0f} s", flush=True)
 
     model = train_on(build_student(args.student, len(train.classes), args.seed), [lesson], recipe, args.seed, tell)
-    hits = predict(model, held.images[even], "fp32") == held.labels[even]
+    hits = predict(model, held.images, "fp32") == held.labels
     found: dict[str, Any] = {"images": len(images), "accuracy": round(float(hits.mean()), 4)}
     found |= {"core_seconds": round(time.process_time() - began), "hardware": hardware(CPU)}
-    with args.out.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asked | found) + "\n")
-    print(json.dumps(asked | found))
+    tell_line(args.out, asked | found)
 
 
 if __name__ == "__main__":

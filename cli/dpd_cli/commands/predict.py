@@ -73,10 +73,9 @@ def predict_command(
     started = time.monotonic()
     with progress_bar("labelling") as progress:
         labelled = label_folder(classifier, engine, images, files, progress)
-    drawn = None if sheet is None else PNG.encode(labelled.sheet)
-    write_atomically(out, labelled.to_csv())
-    if sheet is not None and drawn is not None:
-        write_atomically(sheet, drawn)
+    written = {out: labelled.to_csv()} | ({} if sheet is None else {sheet: PNG.encode(labelled.sheet)})
+    for path, content in written.items():  # the sheet takes long to draw: nothing is written before
+        write_atomically(path, content)
     _print(labelled, out, sheet, chosen, time.monotonic() - started, json_output)
 
 
